@@ -1,0 +1,3 @@
+//! The records of one kind of event each.
+
+pub mod process;

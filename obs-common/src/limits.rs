@@ -1,0 +1,28 @@
+//! The named bounds of every table, buffer and walk that both sides must agree on.
+
+/// Bytes of a thread's name as the kernel keeps it (`TASK_COMM_LEN`), its closing NUL included.
+pub const COMM_BYTES: usize = 16;
+
+/// Most user-space frames of one stack; a deeper stack keeps its innermost frames and is counted as cut.
+pub const USER_FRAMES_MAX: usize = 512;
+
+/// Most kernel frames of one stack (the kernel's own default bound, `kernel.perf_event_max_stack`).
+pub const KERNEL_FRAMES_MAX: usize = 127;
+
+/// Deepest level of the unified cgroup hierarchy at which a `--cgroup` filter is recognised.
+pub const CGROUP_DEPTH_MAX: u32 = 16;
+
+/// Processes, threads, names or cgroups that one filter can hold, followed children included.
+pub const FILTER_ENTRIES_MAX: u32 = 8_192;
+
+/// Different (process, thread name, cgroup, user stack, kernel stack) keys counted between two drains.
+pub const STACK_COUNTS_MAX: u32 = 16_384;
+
+/// Stacks that the kernel side remembers having sent, so that each is sent once.
+pub const STACKS_SENT_MAX: u32 = 32_768;
+
+/// Process images that the kernel side remembers having announced.
+pub const PROCESSES_SEEN_MAX: u32 = 8_192;
+
+/// Bytes of the ring buffer that carries stacks and announcements to user space.
+pub const RING_BYTES: u32 = 1 << 20;

@@ -1,0 +1,2 @@
+//! The kernel side of obs: what every collector's program shares.
+#![no_std]

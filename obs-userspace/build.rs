@@ -1,0 +1,2 @@
+//! Builds the BPF objects.
+fn main() {}

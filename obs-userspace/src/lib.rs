@@ -1,0 +1,3 @@
+//! obs as a library, in the order in which data flows: kernel → collect → enrich → aggregate → export.
+
+pub mod model;

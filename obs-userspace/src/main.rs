@@ -1,0 +1,2 @@
+//! The command `obs`.
+fn main() {}
