@@ -161,12 +161,17 @@ fn compile(workspace: &Path, bpf_dir: &Path, compiler: &Compiler, linker: &Path)
     Err(Error::Compile { command: format!("{recipe} -p obs-ebpf --profile {PROFILE} --target {TARGET}") })
 }
 
-/// Flags that keep BTF, and keep this machine's folders out of the objects.
+/// Flags that keep BTF, name the processor, and keep this machine's folders out of the objects.
 ///
 /// The workspace becomes `.` because rustc and the linker run there: LLVM can then still read the source, whose lines
 /// it copies into BTF for the verifier's messages, and the bytes are the same wherever the workspace is.
 fn rustflags(workspace: &Path) -> OsString {
-    let mut flags = OsString::from("-Cdebuginfo=2\x1f-Clink-arg=--btf");
+    // The processor whose kernel runs the programs, which decides how registers are read from a probe's context. A build
+    // script is told it; otherwise it is this machine's.
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
+    let mut flags = OsString::from("-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f--cfg=bpf_target_arch=\"");
+    flags.push(arch);
+    flags.push("\"");
     let mut remap = |from: &Path, to: &str| {
         flags.push("\x1f--remap-path-prefix=");
         flags.push(from);
