@@ -1,3 +1,5 @@
-//! obs as a library, in the order in which data flows: kernel → collect → enrich → aggregate → export.
+//! obs as a library. The modules stand in the order in which data flows through them.
 
+pub mod config;
+pub mod kernel;
 pub mod model;

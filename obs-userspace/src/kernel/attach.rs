@@ -4,13 +4,20 @@ use aya::{
     Btf,
     programs::{
         BtfTracePoint, PerfEvent, Program,
-        perf_event::{HardwareEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+        perf_event::{HardwareEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
+    programs::tp_btf::BtfTracePointLink,
     util::online_cpus,
 };
 
 use super::load::{KernelError, Object};
 use crate::config::sampling::{Frequency, SamplingEvent};
+
+/// What keeps a program attached.
+pub(super) enum Attached {
+    Sampling(PerfEventLink),
+    Tracepoint(BtfTracePointLink),
+}
 
 impl Object {
     /// Runs a program at each tick of an event, on every online CPU, until [`Object::detach`]. Returns the number of CPUs.
@@ -31,16 +38,19 @@ impl Object {
             SamplingEvent::Cycles => PerfEventConfig::Hardware(HardwareEvent::CpuCycles),
         };
         let policy = SamplePolicy::Frequency(u64::from(frequency.hertz()));
+        let mut links = Vec::with_capacity(cpus.len());
         for &cpu in &cpus {
             let scope = PerfEventScope::AllProcessesOneCpu { cpu };
-            perf.attach(config, scope, policy, false).map_err(|error| {
+            let attached = perf.attach(config, scope, policy, false).and_then(|id| perf.take_link(id)).map_err(|error| {
                 let hint = match event {
                     SamplingEvent::CpuClock => "",
                     SamplingEvent::Cycles => " (this machine may have no hardware counters: try --event cpu-clock)",
                 };
                 KernelError::program(format!("sample CPU {cpu} by {event}{hint}"), error)
             })?;
+            links.push(Attached::Sampling(attached));
         }
+        self.attached.append(&mut links);
         Ok(cpus.len())
     }
 
@@ -57,22 +67,21 @@ impl Object {
         let typed: &mut BtfTracePoint = self.program_mut(program)?;
         let what = || format!("attach the BPF program {program} to the tracepoint {tracepoint}");
         typed.load(tracepoint, &btf.0).map_err(|error| KernelError::program(what(), error))?;
-        typed.attach().map_err(|error| KernelError::program(what(), error))?;
+        let link = typed.attach().and_then(|id| typed.take_link(id));
+        let link = link.map_err(|error| KernelError::program(what(), error))?;
+        self.attached.push(Attached::Tracepoint(link));
         Ok(())
     }
 
-    /// Stops a program from running; its maps stay.
-    ///
-    /// # Errors
-    /// If the object has no such program.
-    pub fn unload_program(&mut self, program: &'static str) -> Result<(), KernelError> {
-        let missing = KernelError::Missing { object: self.name, part: program };
-        let unloaded = match self.ebpf.program_mut(program).ok_or(missing)? {
-            Program::PerfEvent(perf) => perf.unload(),
-            Program::BtfTracePoint(typed) => typed.unload(),
-            _ => Ok(()),
-        };
-        unloaded.map_err(|error| KernelError::program(format!("unload the BPF program {program}"), error))
+    /// Detaches everything. Programs and maps stay, so that what they counted can still be read.
+    pub fn detach(&mut self) {
+        for attached in self.attached.drain(..) {
+            // The kernel side of a link goes with its descriptor; there is nothing that could fail and be mended.
+            match attached {
+                Attached::Sampling(link) => drop(link),
+                Attached::Tracepoint(link) => drop(link),
+            }
+        }
     }
 
     fn program_mut<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, KernelError>

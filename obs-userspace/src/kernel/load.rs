@@ -17,6 +17,7 @@ use obs_common::{
 };
 
 use super::{
+    attach::Attached,
     btf::{self, Btf, BtfError},
     offsets::OFFSETS,
 };
@@ -142,6 +143,7 @@ pub struct LoadOptions<'a> {
 pub struct Object {
     pub(super) name: &'static str,
     pub(super) ebpf: Ebpf,
+    pub(super) attached: Vec<Attached>,
 }
 
 impl std::fmt::Debug for Object {
@@ -179,7 +181,7 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
             _ => KernelError::Object { what, source: Box::new(error) },
         }
     })?;
-    let mut object = Object { name, ebpf };
+    let mut object = Object { name, ebpf, attached: Vec::new() };
     fill_filter(&mut object, options.filter)?;
     Ok(object)
 }

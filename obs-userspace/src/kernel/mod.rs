@@ -1,6 +1,7 @@
-//! The kernel's side of the border: load, attach, read maps.
+//! Everything that talks to the kernel: loads, attaches, reads, and finds out what works here.
 //!
-//! **Invariant:** this is the only module that knows aya, and the only one in user space with `unsafe`.
+//! **Boundary:** only this module knows aya and makes raw system calls, and only here does user space have `unsafe`. What
+//! comes out of it are plain values.
 
 pub mod attach;
 pub mod btf;
