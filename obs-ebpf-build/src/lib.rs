@@ -3,7 +3,12 @@
 //! Used by obs-userspace's build script, which embeds the objects, and by `cargo xtask`, which checks them. It has no
 //! dependencies, so that building it costs next to nothing.
 
+pub mod allowed;
+mod elf;
 mod error;
+#[cfg(test)]
+mod sample;
+pub mod scan;
 pub mod toolchain;
 
 use std::env;
@@ -12,6 +17,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use elf::Elf;
 pub use error::Error;
 use toolchain::{Compiler, TARGET};
 
@@ -69,11 +75,23 @@ pub fn build(request: &Request<'_>) -> Result<Vec<Object>, Error> {
             return Err(Error::Missing { name, path: built });
         }
         let bytes = fs::read(&built).map_err(|e| Error::io("read", &built, e))?;
+        let finished = finish(&name, &bytes)?;
         let path = request.out_dir.join(format!("{name}.o"));
-        fs::write(&path, bytes).map_err(|e| Error::io("write", &path, e))?;
+        fs::write(&path, finished).map_err(|e| Error::io("write", &path, e))?;
         objects.push(Object { name, path });
     }
     Ok(objects)
+}
+
+/// Checks what the linker wrote, and takes the DWARF out of it: that is nine tenths of the bytes, and only BTF's line
+/// information reaches the verifier.
+fn finish(name: &str, linked: &[u8]) -> Result<Vec<u8>, Error> {
+    let unreadable = |reason| Error::Elf { name: name.to_owned(), reason };
+    let object = Elf::parse(linked).map_err(unreadable)?;
+    if let Some(evidence) = scan::panic_evidence(&object).map_err(unreadable)? {
+        return Err(Error::Panic { name: name.to_owned(), evidence });
+    }
+    object.without_dwarf().map_err(unreadable)
 }
 
 /// The files and folders whose change makes the objects old. The tools are among them.
