@@ -168,8 +168,7 @@ fn compile(workspace: &Path, bpf_dir: &Path, compiler: &Compiler, linker: &Path)
 fn rustflags(workspace: &Path) -> OsString {
     // Which registers a program's context holds depends on the machine that it will run on.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
-    let mut flags =
-        OsString::from(format!("--cfg=bpf_target_arch=\"{arch}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf"));
+    let mut flags = OsString::from(format!("--cfg=bpf_target_arch=\"{arch}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf"));
     let mut remap = |from: &Path, to: &str| {
         flags.push("\x1f--remap-path-prefix=");
         flags.push(from);

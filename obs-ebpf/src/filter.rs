@@ -1,11 +1,7 @@
 //! Decides in the kernel whether a task is asked for, before anything is paid for it.
 
 use aya_ebpf::{
-    Global,
-    bindings::BPF_NOEXIST,
-    helpers::generated::bpf_get_current_ancestor_cgroup_id,
-    macros::map,
-    maps::HashMap,
+    Global, bindings::BPF_NOEXIST, helpers::generated::bpf_get_current_ancestor_cgroup_id, macros::map, maps::HashMap,
 };
 use obs_common::{
     counters::KernelCounter,

@@ -16,6 +16,8 @@ pub mod counts;
 pub mod filter;
 pub mod loss;
 pub mod process;
+pub mod registers;
 pub mod ring;
 pub mod stack;
 pub mod task;
+pub mod unwind;

@@ -23,6 +23,8 @@ static OFFSET_TASK_START_BOOTTIME: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_TASK_SELF_EXEC_ID: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+static OFFSET_TASK_REAL_PARENT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 static OFFSET_TASK_SIGNAL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_SIGNAL_LIVE: Global<u32> = Global::new(0);
@@ -107,6 +109,20 @@ impl Task {
             // 32 bits wide before Linux 5.7, 64 after; the low half counts in both.
             exec_id: leader.field(&OFFSET_TASK_SELF_EXEC_ID),
         }
+    }
+
+    /// Which image the process's parent runs.
+    #[inline(always)]
+    #[must_use]
+    pub fn parent_image(self) -> ImageKey {
+        Self(self.leader().field::<*const task_struct>(&OFFSET_TASK_REAL_PARENT)).image()
+    }
+
+    /// The task, for helpers.
+    #[inline(always)]
+    #[must_use]
+    pub fn as_ptr(self) -> *mut task_struct {
+        self.0.cast_mut()
     }
 
     /// Whether no thread of the process is left, as seen by `sched_process_exit`.

@@ -53,9 +53,15 @@ mod tests {
 
     #[test]
     fn reads_what_people_write() {
-        for (text, milliseconds) in
-            [("10s", 10_000), ("500ms", 500), ("5m", 300_000), ("1h30m", 5_400_000), ("5", 5_000), ("0.5s", 500), ("1d", 86_400_000)]
-        {
+        for (text, milliseconds) in [
+            ("10s", 10_000),
+            ("500ms", 500),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("5", 5_000),
+            ("0.5s", 500),
+            ("1d", 86_400_000),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
     }

@@ -2,11 +2,11 @@
 
 use aya::{
     Btf,
+    programs::tp_btf::BtfTracePointLink,
     programs::{
         BtfTracePoint, PerfEvent, Program,
         perf_event::{HardwareEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
-    programs::tp_btf::BtfTracePointLink,
     util::online_cpus,
 };
 
@@ -41,13 +41,14 @@ impl Object {
         let mut links = Vec::with_capacity(cpus.len());
         for &cpu in &cpus {
             let scope = PerfEventScope::AllProcessesOneCpu { cpu };
-            let attached = perf.attach(config, scope, policy, false).and_then(|id| perf.take_link(id)).map_err(|error| {
-                let hint = match event {
-                    SamplingEvent::CpuClock => "",
-                    SamplingEvent::Cycles => " (this machine may have no hardware counters: try --event cpu-clock)",
-                };
-                KernelError::program(format!("sample CPU {cpu} by {event}{hint}"), error)
-            })?;
+            let attached =
+                perf.attach(config, scope, policy, false).and_then(|id| perf.take_link(id)).map_err(|error| {
+                    let hint = match event {
+                        SamplingEvent::CpuClock => "",
+                        SamplingEvent::Cycles => " (this machine may have no hardware counters: try --event cpu-clock)",
+                    };
+                    KernelError::program(format!("sample CPU {cpu} by {event}{hint}"), error)
+                })?;
             links.push(Attached::Sampling(attached));
         }
         self.attached.append(&mut links);

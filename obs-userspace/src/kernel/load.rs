@@ -257,7 +257,8 @@ fn cgroup_id(path: &Path) -> Result<u64, KernelError> {
         return Err(fail(why.to_owned()));
     }
     let mount_device = metadata.dev();
-    let depth = path.ancestors().take_while(|folder| fs::metadata(folder).is_ok_and(|m| m.dev() == mount_device)).count();
+    let depth =
+        path.ancestors().take_while(|folder| fs::metadata(folder).is_ok_and(|m| m.dev() == mount_device)).count();
     if depth > CGROUP_DEPTH_MAX as usize {
         return Err(fail(format!("it lies deeper than {CGROUP_DEPTH_MAX} levels")));
     }

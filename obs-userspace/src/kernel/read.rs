@@ -151,7 +151,8 @@ impl RunTimeStats {
     /// If the kernel does not offer it (before Linux 5.8) or the user may not.
     pub fn enable() -> Result<Self, KernelError> {
         let enabled = enable_stats(Stats::RunTime).map(Self);
-        enabled.map_err(|error| KernelError::system("make the kernel count the run time of BPF programs", error.io_error))
+        enabled
+            .map_err(|error| KernelError::system("make the kernel count the run time of BPF programs", error.io_error))
     }
 }
 
@@ -184,9 +185,8 @@ pub fn map_memory_bytes() -> io::Result<u64> {
     for entry in std::fs::read_dir("/proc/self/fdinfo")? {
         // A descriptor may be closed while the folder is read.
         let Ok(text) = std::fs::read_to_string(entry?.path()) else { continue };
-        let field = |name: &str| -> Option<u64> {
-            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-        };
+        let field =
+            |name: &str| -> Option<u64> { text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()) };
         if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
             by_id.insert(id, bytes);
         }
