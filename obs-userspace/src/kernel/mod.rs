@@ -3,3 +3,5 @@
 //! **Boundary:** only this module knows aya and makes raw system calls. What comes out of it are plain values.
 
 pub mod btf;
+pub mod sideband;
+pub mod sys;
