@@ -9,3 +9,7 @@ pub mod launch;
 pub mod load;
 mod offsets;
 pub mod read;
+pub mod sideband;
+mod space;
+pub mod sys;
+pub mod unwind;
