@@ -31,7 +31,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "formats::folded_on_standard_output_by_default",
-        needs: &[Need::Root, Need::Workload("call_tree")],
+        needs: &[Need::Root, Need::Tool("sh")],
         run: standard_output,
     },
     Scenario {

@@ -20,7 +20,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "lifecycle::a_command_is_measured_from_its_first_instruction",
-        needs: &[Need::Root, Need::Workload("call_tree")],
+        needs: &[Need::Root, Need::Tool("sh"), Need::Workload("call_tree")],
         run: first_instruction,
     },
     Scenario { name: "lifecycle::ctrl_c_ends_early_and_writes_the_profile", needs: TARGET, run: interrupt_once },

@@ -40,17 +40,23 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let trials = THEMES.iter().flat_map(|theme| theme.iter()).map(|scenario| trial(scenario, &context)).collect();
+    let trials = THEMES
+        .iter()
+        .flat_map(|theme| theme.iter())
+        .map(|scenario| trial(scenario, &context, arguments.list))
+        .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// A scenario that cannot run here is listed as ignored, and its reason printed: a skipped check never looks like a
 /// passed one.
-fn trial(scenario: &'static Scenario, context: &Arc<Context>) -> Trial {
+fn trial(scenario: &'static Scenario, context: &Arc<Context>, only_list: bool) -> Trial {
     let context = Arc::clone(context);
     match context.missing(scenario) {
         Some(reason) => {
-            println!("SKIPPED {}: {reason}", scenario.name);
+            if !only_list {
+                println!("SKIPPED {}: {reason}", scenario.name);
+            }
             Trial::test(scenario.name, move || Err(Failed::from(reason))).with_ignored_flag(true)
         }
         None => Trial::test(scenario.name, move || {

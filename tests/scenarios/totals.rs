@@ -1,7 +1,5 @@
 //! How many samples there must be: CPU seconds times frequency, and none of who does not run.
 
-use std::time::Instant;
-
 use anyhow::{Result, ensure};
 
 use crate::{
@@ -53,15 +51,12 @@ fn busy_threads(context: &Context, threads: u32, seconds_each: f64, hertz: Optio
     let mut arguments = hertz_text.as_deref().map_or_else(Vec::new, |hertz| vec!["-F", hertz]);
     arguments.extend(["--", &program, &threads_text, &seconds_text]);
 
-    let begin = Instant::now();
     let recording = context.record(".folded", &arguments)?;
-    let wall_seconds = begin.elapsed().as_secs_f64();
-
     let cpu_seconds = recording.finished.cpu_seconds()?;
     let expected = cpu_seconds * hertz.map_or(DEFAULT_HERTZ, f64::from);
     let cpus = std::thread::available_parallelism()?.get().min(threads as usize);
-    // The wall time holds obs's start and end too, so this is less than the load was: the tolerance errs to the wide side.
-    let load = cpu_seconds / (wall_seconds * cpus as f64);
+    let duration_seconds = recording.seconds()?;
+    let load = cpu_seconds / (duration_seconds * cpus as f64);
     let tolerance = sample_tolerance(expected, load);
     let seen = recording.folded()?.count(|stack| stack.process == "busy") as f64;
     println!("  {seen} samples, {expected:.0} ± {tolerance:.0} expected ({cpu_seconds:.2} CPU s, load {load:.2})");
@@ -139,7 +134,7 @@ fn whole_host(context: &Context) -> Result<()> {
     let _hog = context.background("busy", &["1", "1000"])?;
     let recording = context.record(".folded", &["-a", "-F", "199", "-d", "2s"])?;
     let cpus = std::thread::available_parallelism()?.get() as f64;
-    let seconds = recording.summary["duration_seconds"].as_f64().unwrap_or_default();
+    let seconds = recording.seconds()?;
     let expected = cpus * seconds * 199.0;
     let idle = recording.number("/samples/idle")? as f64;
     let taken = recording.taken()? as f64;

@@ -83,6 +83,11 @@ impl Recording {
             .with_context(|| format!("the summary has no whole number at {pointer}: {}", self.summary))
     }
 
+    /// How long was recorded, in seconds, as the summary says.
+    pub(crate) fn seconds(&self) -> Result<f64> {
+        self.summary["duration_seconds"].as_f64().filter(|seconds| *seconds > 0.0).context("no /duration_seconds")
+    }
+
     /// Samples in the profile, as the summary says.
     pub(crate) fn taken(&self) -> Result<u64> {
         self.number("/samples/taken")
