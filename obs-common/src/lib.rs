@@ -10,3 +10,5 @@ pub mod events;
 pub mod filter;
 pub mod limits;
 pub mod stack;
+pub mod unwind_map;
+pub mod unwind_row;

@@ -66,8 +66,6 @@ pub enum RecordKind {
     Stack = 1,
     /// A [`crate::events::process::ProcessSeen`].
     ProcessSeen = 2,
-    /// A [`crate::events::process::ProcessExited`].
-    ProcessExited = 3,
 }
 
 /// A stack's frames, sent the first time that the stack is seen. The record in the ring buffer ends after `frames_count`
@@ -116,4 +114,16 @@ pub struct StackValue {
     pub count: u64,
     /// Their summed weight in the collector's own unit (nanoseconds, cycles, bytes).
     pub weight: u64,
+}
+
+/// Names an image of a process in the kernel's maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ImageKey {
+    /// When the process started, in nanoseconds of the boot-time clock.
+    pub started_ns: u64,
+    /// Process id in the initial namespace.
+    pub tgid: u32,
+    /// How often the process has called `exec`.
+    pub exec_id: u32,
 }

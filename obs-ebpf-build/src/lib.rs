@@ -134,8 +134,8 @@ fn compile(workspace: &Path, bpf_dir: &Path, compiler: &Compiler, linker: &Path)
         Compiler::Prebuilt(rustc) => {
             let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             toolchain::clean(&mut command);
-            // aya-ebpf uses `asm_experimental_arch`; no other crate needs an unstable feature.
-            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf").arg("build");
+            // Both use `asm_experimental_arch`; no other crate needs an unstable feature.
+            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf,obs_ebpf").arg("build");
             (command, format!("RUSTC={} cargo build", rustc.display()))
         }
         Compiler::Nightly => {
@@ -166,12 +166,9 @@ fn compile(workspace: &Path, bpf_dir: &Path, compiler: &Compiler, linker: &Path)
 /// The workspace becomes `.` because rustc and the linker run there: LLVM can then still read the source, whose lines
 /// it copies into BTF for the verifier's messages, and the bytes are the same wherever the workspace is.
 fn rustflags(workspace: &Path) -> OsString {
-    // The processor whose kernel runs the programs, which decides how registers are read from a probe's context. A build
-    // script is told it; otherwise it is this machine's.
+    // Which registers a program's context holds depends on the machine that it will run on.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
-    let mut flags = OsString::from("-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f--cfg=bpf_target_arch=\"");
-    flags.push(arch);
-    flags.push("\"");
+    let mut flags = OsString::from(format!("--cfg=bpf_target_arch=\"{arch}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf"));
     let mut remap = |from: &Path, to: &str| {
         flags.push("\x1f--remap-path-prefix=");
         flags.push(from);

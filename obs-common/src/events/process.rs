@@ -19,17 +19,3 @@ pub struct ProcessSeen {
     /// The name of the process's first thread, NUL-padded.
     pub comm: [u8; crate::limits::COMM_BYTES],
 }
-
-/// A process that had been announced by [`ProcessSeen`] has exited.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct ProcessExited {
-    /// Kind [`crate::stack::RecordKind::ProcessExited`].
-    pub header: RecordHeader,
-    /// When the process started, in nanoseconds of the boot-time clock.
-    pub started_ns: u64,
-    /// Process id in the initial namespace.
-    pub tgid: u32,
-    /// How often the process has called `exec`.
-    pub exec_id: u32,
-}

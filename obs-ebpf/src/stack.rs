@@ -1,0 +1,114 @@
+//! Captures the stacks of the interrupted task and sends each different one once.
+//!
+//! **Boundary:** collectors see stack ids only. How frames are found is this module's business alone.
+
+use aya_ebpf::{
+    helpers::generated::bpf_get_stack,
+    macros::map,
+    maps::{LruHashMap, PerCpuArray},
+};
+use core::ffi::c_void;
+use obs_common::{
+    counters::KernelCounter,
+    limits::{KERNEL_FRAMES_MAX, STACKS_SENT_MAX, USER_FRAMES_MAX},
+    stack::{
+        ImageKey, LOST_STACK, NO_STACK, RecordHeader, RecordKind, STACK_RECORD_HEADER_BYTES, StackEnd, StackRecord,
+    },
+};
+
+use crate::{
+    loss,
+    registers::Registers,
+    ring::{self, Wake},
+    task::Task,
+    unwind::{self, Walked},
+};
+
+/// The record being made; too large for the 512 bytes of a program's own stack.
+#[map]
+static STACK_SCRATCH: PerCpuArray<StackRecord<USER_FRAMES_MAX>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Ids of stacks that user space has been sent.
+#[map]
+static STACKS_SENT: LruHashMap<u64, u8> = LruHashMap::with_max_entries(STACKS_SENT_MAX, 0);
+
+/// The kernel stack of the interrupted context, which must be in kernel mode.
+///
+/// # Safety
+/// `context` is the context of a program type that `bpf_get_stack` takes.
+#[inline(always)]
+#[must_use]
+pub unsafe fn kernel(context: *mut c_void) -> u64 {
+    let Some(record) = STACK_SCRATCH.get_ptr_mut(0) else { return LOST_STACK };
+    // SAFETY: the record is this CPU's; the helper writes at most the given number of bytes.
+    let bytes = unsafe {
+        let frames = (&raw mut (*record).frames).cast::<c_void>();
+        bpf_get_stack(context, frames, (KERNEL_FRAMES_MAX * 8) as u32, 0)
+    };
+    let (frames_count, end) =
+        if bytes > 0 { (bytes as u64 / 8, StackEnd::Complete) } else { (0, StackEnd::WalkFailed) };
+    let mut sum = HASH_SEED;
+    for index in 0..KERNEL_FRAMES_MAX {
+        if index as u64 >= frames_count {
+            break;
+        }
+        // SAFETY: `index` is below the length of `frames`.
+        sum = mix(sum, unsafe { (&raw const (*record).frames).cast::<u64>().add(index).read() });
+    }
+    publish(record, sum, frames_count, end)
+}
+
+/// The user stack of a task, which must have one: the current task, or one that sleeps.
+#[inline(always)]
+#[must_use]
+pub fn user(task: Task, image: &ImageKey) -> u64 {
+    let Some(record) = STACK_SCRATCH.get_ptr_mut(0) else { return LOST_STACK };
+    // SAFETY: the record is this CPU's.
+    let frames = unsafe { &raw mut (*record).frames };
+    let Walked { frames_count, end, sum } = match Registers::of(task) {
+        Some(registers) => unwind::walk(task, image, registers, frames),
+        None => Walked { frames_count: 0, end: StackEnd::NoRegisters, sum: HASH_SEED },
+    };
+    publish(record, sum, frames_count, end)
+}
+
+/// What the sum over the frames of a stack begins with.
+pub(crate) const HASH_SEED: u64 = 0x6f62_7300_7374_6163;
+
+/// Adds a frame to the sum by which stacks are told apart.
+#[inline(always)]
+pub(crate) fn mix(sum: u64, frame: u64) -> u64 {
+    // Multiply by an odd constant (2^64 / golden ratio) and fold: each frame reaches all bits of the sum.
+    let product = (sum ^ frame).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 29)
+}
+
+/// Gives the record its id and sends it unless that was done.
+#[inline(always)]
+fn publish(record: *mut StackRecord<USER_FRAMES_MAX>, sum: u64, frames_count: u64, end: StackEnd) -> u64 {
+    if frames_count > USER_FRAMES_MAX as u64 {
+        return LOST_STACK;
+    }
+    let sum = mix(sum, (end as u64) << 32 | frames_count);
+    let id = if sum <= LOST_STACK { sum + LOST_STACK + 1 } else { sum };
+    if STACKS_SENT.get_ptr(id).is_some() {
+        return id;
+    }
+    // SAFETY: the record is this CPU's scratch space.
+    unsafe {
+        (*record).header = RecordHeader { kind: RecordKind::Stack as u32, end: end as u32 };
+        (*record).id = id;
+        (*record).frames_count = frames_count;
+    }
+    let size_bytes = STACK_RECORD_HEADER_BYTES as u64 + frames_count * 8;
+    if !ring::send(record, size_bytes, Wake::Later) {
+        loss::count(KernelCounter::LostStackRingFull);
+        return LOST_STACK;
+    }
+    // If this fails the stack is sent again, which is harmless.
+    let _ = STACKS_SENT.insert(id, 1, 0);
+    id
+}
+
+const _: () = assert!(NO_STACK < LOST_STACK, "the two reserved ids come first");
+const _: () = assert!(KERNEL_FRAMES_MAX <= USER_FRAMES_MAX, "both kinds share the scratch space");

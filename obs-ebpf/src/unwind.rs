@@ -1,0 +1,499 @@
+//! Finds the callers of a user-space frame without frame pointers, by tables that user space made from the files'
+//! call frame information.
+//!
+//! It follows `obs_unwind::unwind::step`, which says the same for tests and without a kernel. Per frame: which mapping
+//! holds the address, which row of the file's table, which rule; then one or two reads of the stack.
+//!
+//! **Invariant:** the walk is a callback that the kernel calls a bounded number of times, so what the verifier has to
+//! look at does not grow with the depth of stacks.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_MMAPABLE,
+    helpers::{bpf_probe_read_user, generated::bpf_loop},
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use core::ffi::c_void;
+use obs_common::{
+    limits::USER_FRAMES_MAX,
+    stack::{FRAME_BY_POINTER, FRAME_EXACT, ImageKey, StackEnd},
+    unwind_map::{
+        ARENA_BLOCK_WORDS, FILE_NONE, FILE_NOT_LOADED, FILES_MAX, FileTable, MAPPING_SEARCH_STEPS, MAPPINGS_MAX,
+        Mapping, PROCESSES_MAX, ProcessMappings,
+    },
+    unwind_row::{CfaKind, FpKind, PAGE_BITS, PAGE_MASK, RA_SIGNED, RaKind, SEARCH_STEPS_MAX, row_pc, row_rule},
+};
+
+use crate::{
+    registers::Registers,
+    stack::{HASH_SEED, mix},
+    task::Task,
+};
+
+/// One block; user space sets how many there are when it loads the object.
+type ArenaBlock = [u32; ARENA_BLOCK_WORDS];
+
+#[map]
+static UNWIND_ARENA: Array<ArenaBlock> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static UNWIND_MAPPINGS: Array<Mapping> = Array::with_max_entries(MAPPINGS_MAX, BPF_F_MMAPABLE);
+#[map]
+static UNWIND_FILES: Array<FileTable> = Array::with_max_entries(FILES_MAX, 0);
+#[map]
+static UNWIND_PROCESSES: HashMap<ImageKey, ProcessMappings> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+/// Slot 0: a number that user space raises now and then, to learn which tables are in use.
+#[map]
+static UNWIND_EPOCH: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+static UNWIND_WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// 1 where the kernel has the helper `bpf_loop` (Linux 5.17); 0 where the walk must be unrolled.
+#[unsafe(no_mangle)]
+static HAS_LOOP_HELPER: Global<u8> = Global::new(1);
+
+/// Most frames where the kernel has no `bpf_loop`: each one costs the verifier anew.
+const UNROLLED_FRAMES_MAX: u32 = 48;
+
+/// A walk under way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Walk {
+    ip: u64,
+    sp: u64,
+    fp: u64,
+    /// aarch64: the link register of an exact frame.
+    lr: u64,
+    /// Where the kernel saved the registers that a signal interrupted; 0 while the sample's own are meant.
+    saved_registers: u64,
+    /// The frames so far, folded into a number by `stack::mix`.
+    sum: u64,
+    mapping: Mapping,
+    frames_count: u32,
+    mappings_first: u32,
+    mappings_count: u32,
+    end: u32,
+    /// Whether `ip` was being executed (1) or is a return address (0).
+    exact: u32,
+    epoch: u32,
+}
+
+/// What the kernel hands to the callback.
+#[repr(C)]
+struct Context {
+    walk: *mut Walk,
+    registers: Registers,
+    frames: *mut [u64; USER_FRAMES_MAX],
+}
+
+/// What a walk found.
+#[derive(Clone, Copy)]
+pub struct Walked {
+    /// Frames written.
+    pub frames_count: u64,
+    /// Why it ended.
+    pub end: StackEnd,
+    /// The frames, folded into a number by `stack::mix`.
+    pub sum: u64,
+}
+
+/// Walks the user stack of a task from the given registers and writes its frames.
+#[inline(always)]
+pub fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *mut [u64; USER_FRAMES_MAX]) -> Walked {
+    let Some(walk) = UNWIND_WALK.get_ptr_mut(0) else {
+        return Walked { frames_count: 0, end: StackEnd::WalkFailed, sum: HASH_SEED };
+    };
+    let mappings = match mappings_of(task, image) {
+        Some(mappings) => mappings,
+        None => ProcessMappings { first: 0, count: 0 },
+    };
+    // SAFETY: the walk is this CPU's.
+    unsafe {
+        (*walk).ip = registers.ip();
+        (*walk).sp = registers.sp();
+        (*walk).fp = registers.fp();
+        (*walk).lr = registers.lr();
+        (*walk).saved_registers = 0;
+        (*walk).mapping.start = 0;
+        (*walk).mapping.end = 0;
+        (*walk).frames_count = 0;
+        (*walk).sum = HASH_SEED;
+        (*walk).mappings_first = mappings.first;
+        (*walk).mappings_count = mappings.count;
+        (*walk).end = StackEnd::TooDeep as u32;
+        (*walk).exact = 1;
+        (*walk).epoch = UNWIND_EPOCH.get(0).copied().unwrap_or(0);
+    }
+    if mappings.count == 0 {
+        // At least the innermost frame is known.
+        // SAFETY: the first frame lies inside.
+        unsafe { (*frames)[0] = registers.ip() | FRAME_EXACT };
+        return Walked { frames_count: 1, end: StackEnd::NoProcessTable, sum: mix(HASH_SEED, registers.ip()) };
+    }
+    let mut context = Context { walk, registers, frames };
+    if HAS_LOOP_HELPER.load() == 0 {
+        for _ in 0..UNROLLED_FRAMES_MAX {
+            if frame(&mut context) != 0 {
+                break;
+            }
+        }
+    } else {
+        let callback = next_frame as extern "C" fn(u32, *mut Context) -> i64;
+        // One more than there is room for, so that a stack of just this depth is told from a deeper one.
+        // SAFETY: the callback has the signature that the helper calls, and the context outlives the call.
+        unsafe {
+            bpf_loop(USER_FRAMES_MAX as u32 + 1, callback as *mut c_void, (&raw mut context).cast(), 0);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { Walked { frames_count: u64::from((*walk).frames_count), end: end_of((*walk).end), sum: (*walk).sum } }
+}
+
+/// The mappings of an image; of its parent while it has not called `exec` and nobody has told its own.
+#[inline(always)]
+fn mappings_of(task: Task, image: &ImageKey) -> Option<ProcessMappings> {
+    if let Some(mappings) = UNWIND_PROCESSES.get_ptr(image) {
+        // SAFETY: the value stays valid while the program runs.
+        return Some(unsafe { *mappings });
+    }
+    let parent = task.parent_image();
+    if parent.exec_id != image.exec_id {
+        return None;
+    }
+    let mappings = UNWIND_PROCESSES.get_ptr(parent)?;
+    // SAFETY: as above.
+    Some(unsafe { *mappings })
+}
+
+/// Called by `bpf_loop`.
+extern "C" fn next_frame(_index: u32, context: *mut Context) -> i64 {
+    // SAFETY: the context is the one that was passed to `bpf_loop`.
+    frame(unsafe { &mut *context })
+}
+
+/// Writes one frame and finds the next. 0: go on; 1: the walk is over, and `end` says why.
+#[inline(always)]
+fn frame(context: &mut Context) -> i64 {
+    // SAFETY: both pointers were checked when the walk began, and belong to this CPU.
+    let walk = unsafe { &mut *context.walk };
+    let count = walk.frames_count;
+    if count >= USER_FRAMES_MAX as u32 {
+        return 1;
+    }
+    let exact = walk.exact != 0;
+    let mark = if exact { FRAME_EXACT } else { 0 };
+    let slot = count as usize & (USER_FRAMES_MAX - 1);
+    // SAFETY: `slot` is below the length of `frames`.
+    unsafe { (*context.frames).as_mut_ptr().add(slot).write(walk.ip | mark) };
+    walk.frames_count = count + 1;
+    walk.sum = mix(walk.sum, walk.ip);
+    // A return address may already belong to the next function.
+    let address = if exact { walk.ip } else { walk.ip.wrapping_sub(1) };
+
+    if !(walk.mapping.start <= address && address < walk.mapping.end) && !find_mapping(walk, address) {
+        return finish(walk, StackEnd::NoMapping);
+    }
+    let file = walk.mapping.file;
+    if file == FILE_NOT_LOADED {
+        return finish(walk, StackEnd::NoFileTable);
+    }
+    if file == FILE_NONE {
+        return apply(walk, context.registers, &FRAME_POINTER, context.frames, slot);
+    }
+    let Some(rule) = find_rule(walk, file, address.wrapping_sub(walk.mapping.bias)) else {
+        return finish(walk, StackEnd::NoRow);
+    };
+    apply(walk, context.registers, &rule, context.frames, slot)
+}
+
+#[inline(always)]
+fn finish(walk: &mut Walk, end: StackEnd) -> i64 {
+    walk.end = end as u32;
+    1
+}
+
+/// Finds the mapping that holds an address and keeps it in the walk: the next frame often lies in the same.
+#[inline(always)]
+fn find_mapping(walk: &mut Walk, address: u64) -> bool {
+    let first = walk.mappings_first;
+    let mut low = 0;
+    let mut high = walk.mappings_count;
+    for _ in 0..MAPPING_SEARCH_STEPS {
+        (low, high) = (forget_range(low), forget_range(high));
+        if low >= high {
+            break;
+        }
+        let middle = low + ((high - low) >> 1);
+        let Some(mapping) = UNWIND_MAPPINGS.get_ptr(first.wrapping_add(middle)) else { return false };
+        // SAFETY: an element of an array stays valid.
+        if unsafe { (*mapping).start } <= address {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    if low == 0 {
+        return false;
+    }
+    let Some(mapping) = UNWIND_MAPPINGS.get_ptr(first.wrapping_add(low - 1)) else { return false };
+    // SAFETY: as above.
+    walk.mapping = unsafe { *mapping };
+    address < walk.mapping.end
+}
+
+/// The same number, of which neither the compiler nor the verifier remembers anything.
+///
+/// In a binary search the verifier would otherwise follow each of the 2^13 ways through it, since on each the bounds
+/// have other ranges; so both branches of a step look the same to it, and it follows one.
+#[inline(always)]
+fn forget_range(number: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut wide = u64::from(number);
+        // SAFETY: the instructions keep the low half of a register and touch nothing else.
+        unsafe {
+            core::arch::asm!("{wide} <<= 32", "{wide} >>= 32", wide = inout(reg) wide, options(pure, nomem, nostack));
+        }
+        wide as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    number
+}
+
+/// A word of the arena.
+#[inline(always)]
+fn word(position: u32) -> Option<u32> {
+    let block = UNWIND_ARENA.get_ptr(position / ARENA_BLOCK_WORDS as u32)?;
+    let place = position as usize & (ARENA_BLOCK_WORDS - 1);
+    // SAFETY: `place` is below the length of a block.
+    Some(unsafe { block.cast::<u32>().add(place).read() })
+}
+
+/// The three words of a rule; see `obs_common::unwind_row::Rule`.
+struct Rule {
+    cfa_offset: i64,
+    fp_offset: i64,
+    ra_offset: i64,
+    cfa_kind: u8,
+    fp_kind: u8,
+    ra_kind: u8,
+    arg: u8,
+}
+
+/// The rule of a file's own address.
+#[inline(always)]
+fn find_rule(walk: &Walk, file: u32, address: u64) -> Option<Rule> {
+    let table = UNWIND_FILES.get_ptr_mut(file)?;
+    // SAFETY: an element of an array stays valid. The epoch is a hint that several CPUs may write.
+    let (first_page, pages_count, pages_at, rows_at, rules_at) = unsafe {
+        if (*table).used_epoch != walk.epoch {
+            (*table).used_epoch = walk.epoch;
+        }
+        ((*table).first_page, (*table).pages_count, (*table).pages_at, (*table).rows_at, (*table).rules_at)
+    };
+    let page = (address >> PAGE_BITS).wrapping_sub(u64::from(first_page));
+    if page >= u64::from(pages_count) {
+        return None;
+    }
+    let pc = address as u32 & PAGE_MASK;
+    let mut low = word(pages_at.wrapping_add(page as u32))?;
+    let mut high = word(pages_at.wrapping_add(page as u32).wrapping_add(1))?;
+    for _ in 0..SEARCH_STEPS_MAX {
+        (low, high) = (forget_range(low), forget_range(high));
+        if low >= high {
+            break;
+        }
+        let middle = low + ((high - low) >> 1);
+        if row_pc(word(rows_at.wrapping_add(middle))?) <= pc {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    // The row before: of this page, or the one that holds over from the page before.
+    let row = word(rows_at.wrapping_add(low).wrapping_sub(1))?;
+    let at = rules_at.wrapping_add(row_rule(row) * 3);
+    let (cfa_offset, offsets, kinds) = (word(at)?, word(at.wrapping_add(1))?, word(at.wrapping_add(2))?);
+    Some(Rule {
+        cfa_offset: i64::from(cfa_offset as i32),
+        fp_offset: i64::from(offsets as i16) * 8,
+        ra_offset: i64::from((offsets >> 16) as i16) * 8,
+        cfa_kind: kinds as u8,
+        fp_kind: (kinds >> 8) as u8,
+        ra_kind: (kinds >> 16) as u8,
+        arg: (kinds >> 24) as u8,
+    })
+}
+
+/// The convention that most just-in-time compilers keep.
+const FRAME_POINTER: Rule = Rule {
+    cfa_offset: 16,
+    fp_offset: -16,
+    ra_offset: -8,
+    cfa_kind: CfaKind::FramePointer as u8,
+    fp_kind: FpKind::AtCfa as u8,
+    ra_kind: RaKind::AtCfa as u8,
+    arg: 0,
+};
+
+/// Reads a word of the user's memory.
+#[inline(always)]
+fn read(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+}
+
+/// Finds the caller's frame by a rule.
+#[inline(always)]
+fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; USER_FRAMES_MAX], slot: usize) -> i64 {
+    let kind = rule.cfa_kind;
+    let base = if kind == CfaKind::Sp as u8 || kind == CfaKind::Plt as u8 {
+        walk.sp
+    } else if kind == CfaKind::Fp as u8 {
+        walk.fp
+    } else if kind == CfaKind::FramePointer as u8 {
+        if walk.fp == 0 {
+            return finish(walk, StackEnd::FramePointerChain);
+        }
+        // SAFETY: `slot` is below the length of `frames`.
+        unsafe {
+            let frame = (*frames).as_mut_ptr().add(slot);
+            frame.write(frame.read() | FRAME_BY_POINTER);
+        }
+        walk.fp
+    } else if kind == CfaKind::End as u8 {
+        return finish(walk, StackEnd::Complete);
+    } else if kind == CfaKind::Signal as u8 {
+        return interrupted(walk, walk.sp.wrapping_add_signed(rule.cfa_offset));
+    } else if kind == CfaKind::SpDeref as u8 || kind == CfaKind::FpDeref as u8 {
+        let from = if kind == CfaKind::SpDeref as u8 { walk.sp } else { walk.fp };
+        match read(from.wrapping_add_signed(rule.cfa_offset)) {
+            Some(base) => base.wrapping_add_signed(i64::from(rule.arg as i8) * 8 - rule.cfa_offset),
+            None => return finish(walk, StackEnd::ReadFailed),
+        }
+    } else if kind == CfaKind::Register as u8 {
+        match register(walk, registers, rule.arg) {
+            Some(base) => base,
+            None => return finish(walk, StackEnd::UnsupportedRule),
+        }
+    } else if kind == CfaKind::NoInformation as u8 {
+        return finish(walk, StackEnd::NoRow);
+    } else {
+        return finish(walk, StackEnd::UnsupportedRule);
+    };
+    let pushed = if kind == CfaKind::Plt as u8 && walk.ip & 15 >= u64::from(rule.arg) { 8 } else { 0 };
+    let cfa = base.wrapping_add_signed(rule.cfa_offset).wrapping_add(pushed);
+    // A frame lies below its caller's; only aarch64's leaves have none of their own.
+    if cfa < walk.sp || (cfa == walk.sp && walk.exact == 0) {
+        return finish(walk, StackEnd::NotAscending);
+    }
+
+    let ra_kind = rule.ra_kind & !RA_SIGNED;
+    let ra_at = cfa.wrapping_add_signed(rule.ra_offset);
+    let fp_at = if rule.fp_kind == FpKind::AtFp as u8 {
+        walk.fp.wrapping_add_signed(rule.fp_offset)
+    } else if rule.fp_kind == FpKind::AtSp as u8 {
+        walk.sp.wrapping_add_signed(rule.fp_offset)
+    } else {
+        cfa.wrapping_add_signed(rule.fp_offset)
+    };
+    let fp_in_memory =
+        rule.fp_kind == FpKind::AtCfa as u8 || rule.fp_kind == FpKind::AtFp as u8 || rule.fp_kind == FpKind::AtSp as u8;
+
+    let (ra, fp) = if fp_in_memory && ra_kind == RaKind::AtCfa as u8 && ra_at == fp_at.wrapping_add(8) {
+        // Side by side, as most compilers put them: one read instead of two.
+        // SAFETY: the helper checks the address.
+        match unsafe { bpf_probe_read_user(fp_at as *const [u64; 2]) } {
+            Ok([fp, ra]) => (ra, fp),
+            Err(_) => return finish(walk, StackEnd::ReadFailed),
+        }
+    } else {
+        let ra = if ra_kind == RaKind::AtCfa as u8 {
+            read(ra_at)
+        } else if ra_kind == RaKind::LinkRegister as u8 && walk.exact != 0 {
+            Some(walk.lr)
+        } else if ra_kind == RaKind::Register as u8 {
+            match register(walk, registers, (rule.ra_offset >> 3) as u8) {
+                Some(ra) => Some(ra),
+                None => return finish(walk, StackEnd::UnsupportedRule),
+            }
+        } else {
+            return finish(walk, StackEnd::UnsupportedRule);
+        };
+        let fp = if fp_in_memory {
+            read(fp_at)
+        } else if rule.fp_kind == FpKind::Unchanged as u8 {
+            Some(walk.fp)
+        } else if rule.fp_kind == FpKind::Register as u8 {
+            // A register that is not known costs the frame pointer, which the caller may not need.
+            Some(register(walk, registers, (rule.fp_offset >> 3) as u8).unwrap_or(0))
+        } else {
+            Some(0)
+        };
+        match (ra, fp) {
+            (Some(ra), Some(fp)) => (ra, fp),
+            _ => return finish(walk, StackEnd::ReadFailed),
+        }
+    };
+    let ra = if rule.ra_kind & RA_SIGNED != 0 { ra & obs_common::unwind_row::AARCH64_ADDRESS } else { ra };
+    if ra == 0 {
+        return finish(walk, StackEnd::Complete);
+    }
+    walk.ip = ra;
+    walk.sp = cfa;
+    walk.fp = fp;
+    walk.exact = 0;
+    0
+}
+
+/// A general register by its DWARF number, in a frame whose registers are known.
+#[inline(always)]
+fn register(walk: &Walk, registers: Registers, number: u8) -> Option<u64> {
+    if walk.exact == 0 {
+        None
+    } else if walk.saved_registers == 0 {
+        registers.general(number)
+    } else {
+        read(walk.saved_registers.wrapping_add(Registers::saved_place_bytes(number)?))
+    }
+}
+
+/// Goes on at the frame that a signal interrupted, from the registers that the kernel saved at `frame`.
+#[inline(always)]
+fn interrupted(walk: &mut Walk, frame: u64) -> i64 {
+    let at = |bytes: u64| read(frame.wrapping_add(bytes));
+    match (at(Registers::SAVED_IP_BYTES), at(Registers::SAVED_SP_BYTES), at(Registers::SAVED_FP_BYTES)) {
+        (Some(ip), Some(sp), Some(fp)) => {
+            walk.ip = ip;
+            walk.sp = sp;
+            walk.fp = fp;
+            walk.lr = Registers::saved_lr_bytes().and_then(at).unwrap_or(0);
+            walk.saved_registers = frame.wrapping_add(Registers::SAVED_BYTES);
+            walk.exact = 1;
+            0
+        }
+        _ => finish(walk, StackEnd::ReadFailed),
+    }
+}
+
+/// The end that a number stands for.
+#[inline(always)]
+fn end_of(end: u32) -> StackEnd {
+    const ENDS: [StackEnd; 9] = [
+        StackEnd::Complete,
+        StackEnd::FramePointerChain,
+        StackEnd::TooDeep,
+        StackEnd::NoMapping,
+        StackEnd::NoFileTable,
+        StackEnd::NoRow,
+        StackEnd::UnsupportedRule,
+        StackEnd::ReadFailed,
+        StackEnd::NotAscending,
+    ];
+    for candidate in ENDS {
+        if candidate as u32 == end {
+            return candidate;
+        }
+    }
+    StackEnd::WalkFailed
+}

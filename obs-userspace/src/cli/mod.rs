@@ -1,0 +1,79 @@
+//! The commands. One verb per file; what a verb does is done by the stages, not here.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. `obs record … -- CMD` returns the exit status of CMD.
+
+mod load_all;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use crate::telemetry;
+
+/// Shows, for every process on this host and with nothing added to them, where time and memory go.
+#[derive(Debug, Parser)]
+#[command(name = "obs", version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+
+    /// How much obs says of its own work on standard error
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", value_enum)]
+    log_level: telemetry::Level,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Load, attach and detach every BPF program, and say what the verifier made of it
+    #[command(hide = true)]
+    LoadAll,
+}
+
+/// How a verb went wrong.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line asks for something that makes no sense; exit code 2.
+    Usage(String),
+    /// It could not be done; exit code 1.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Runs what the command line asks for.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let Cli { verb, log_level } = cli;
+    telemetry::start_log(log_level);
+    let outcome = match verb {
+        Verb::LoadAll => load_all::run(),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure::Usage(message)) => {
+            use clap::CommandFactory as _;
+            let error = Cli::command().error(ErrorKind::ValueValidation, message);
+            // Where standard error is closed there is nobody to tell.
+            let _ = error.print();
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            eprintln!("obs: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

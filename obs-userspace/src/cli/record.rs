@@ -1,0 +1,155 @@
+//! `obs record COLLECTOR`: measures for a while, writes a profile, says what it lost and what it cost.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum, builder::PossibleValuesParser};
+
+use super::{Failure, output::Output, progress::Progress, summary};
+use crate::{
+    collect::{self, COLLECTORS, Settings},
+    config::{
+        duration,
+        filter::Filter,
+        sampling::{Frequency, SamplingEvent},
+    },
+    export::Format,
+    kernel::launch::{self, Running},
+    pipeline::record::{self as recording, Recording},
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  obs record cpu -d 10s -o host.svg                 the whole host, as a flame graph
+  obs record cpu -d 30s -p 1234 -o server.pb.gz     one process and the children that it starts, for go tool pprof
+  obs record cpu -o build.svg -- make -j4           a command and its children, from the first instruction to the last
+  obs record cpu -d 10s --comm postgres             everything named postgres, as folded stacks on standard output
+  obs record cpu -d 10s --cgroup /sys/fs/cgroup/system.slice -o slice.speedscope.json";
+
+/// Arguments of `obs record`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct RecordArgs {
+    /// What to measure
+    #[arg(value_parser = PossibleValuesParser::new(COLLECTORS.iter().map(|spec| spec.name)))]
+    collector: String,
+
+    /// Measure this process, and the children that it starts from now on; may be repeated
+    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pids: Vec<u32>,
+    /// Measure this thread; may be repeated
+    #[arg(short, long = "tid", value_name = "TID", value_parser = clap::value_parser!(u32).range(1..))]
+    tids: Vec<u32>,
+    /// Measure processes and threads of this name (as in ps -o comm); may be repeated
+    #[arg(long = "comm", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    comms: Vec<String>,
+    /// Measure what runs in this folder of the cgroup2 file system, or below it; may be repeated
+    #[arg(long = "cgroup", value_name = "PATH")]
+    cgroups: Vec<PathBuf>,
+    /// Measure every process (the default when nothing else is chosen)
+    #[arg(short, long, conflicts_with_all = ["pids", "tids", "comms", "cgroups", "command"])]
+    all: bool,
+    /// Leave out the children that chosen processes start
+    #[arg(long)]
+    no_follow: bool,
+
+    /// Samples per second and CPU
+    #[arg(short = 'F', long, value_name = "HERTZ", default_value_t)]
+    frequency: Frequency,
+    /// What triggers samples: cpu-clock works everywhere, cycles needs hardware counters
+    #[arg(long, value_name = "EVENT", default_value_t)]
+    event: SamplingEvent,
+    /// How long to record, e.g. 10s or 5m; without it, until Ctrl-C or until the command exits
+    #[arg(short, long, value_name = "DURATION", value_parser = duration::parse)]
+    duration: Option<Duration>,
+
+    /// Where to write the profile; its ending chooses the format, and - is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+    /// The format, where the ending does not say
+    #[arg(long, value_name = "FORMAT", long_help = format!("The format, where the ending does not say:\n{}", Format::help()))]
+    format: Option<Format>,
+    /// How to print the closing summary on standard error
+    #[arg(long, value_name = "FORM", default_value = "text", value_enum)]
+    summary: SummaryForm,
+    /// Log what the BPF programs themselves say (with --log-level debug)
+    #[arg(long)]
+    bpf_log: bool,
+
+    /// A command to start and measure, with its children, from its first instruction
+    #[arg(last = true, value_name = "CMD", num_args = 1..)]
+    command: Vec<OsString>,
+}
+
+/// How the summary is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SummaryForm {
+    /// For people.
+    Text,
+    /// One JSON object on one line.
+    Json,
+    /// Not at all.
+    None,
+}
+
+/// Runs the verb.
+pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
+    let missing_command = args.command.is_empty() && std::env::args_os().any(|word| word == "--");
+    if missing_command {
+        return Err(Failure::Usage("a command must follow `--`, e.g. obs record cpu -o out.svg -- make".to_owned()));
+    }
+    let format = match args.format {
+        Some(format) => format,
+        None if args.output.as_os_str() == "-" => Format::Folded,
+        None => Format::from_path(&args.output).map_err(|error| Failure::Usage(error.to_string()))?,
+    };
+    let spec = collect::find(&args.collector)
+        .ok_or_else(|| Failure::Usage(format!("there is no collector '{}'", args.collector)))?;
+    let nothing_chosen =
+        args.pids.is_empty() && args.tids.is_empty() && args.comms.is_empty() && args.cgroups.is_empty();
+    let settings = Settings {
+        filter: Filter {
+            pids: args.pids,
+            tids: args.tids,
+            comms: args.comms,
+            cgroups: args.cgroups,
+            follow_children: !args.no_follow,
+            // On a recording of the whole host, obs is part of the host.
+            exclude_self: !nothing_chosen,
+        },
+        event: args.event,
+        frequency: args.frequency,
+        bpf_log: args.bpf_log,
+    };
+    // Before anything is measured: a recording that cannot be kept is not worth making.
+    let output = Output::open(&args.output)?;
+
+    let recording = Recording { spec, settings, duration: args.duration, command: args.command };
+    let mut progress = Progress::new(args.duration, args.summary == SummaryForm::Text);
+    let recorded = recording::run(recording, &mut |state| progress.show(state))?;
+    progress.finish();
+
+    output.write(|writer| crate::export::write(&recorded.profile, format, writer))?;
+    let summary = recorded.summary();
+    let mut stderr = io::stderr().lock();
+    match args.summary {
+        SummaryForm::Text => summary::write_text(&summary, &args.output, &mut stderr)?,
+        SummaryForm::Json => writeln!(stderr, "{}", serde_json::to_string(&summary)?)?,
+        SummaryForm::None => {}
+    }
+    drop(stderr);
+    exit_code(recorded.command)
+}
+
+/// The command's own exit status; waits for it, because the caller asked obs to run it.
+fn exit_code(command: Option<Running>) -> Result<u8, Failure> {
+    let Some(mut command) = command else { return Ok(0) };
+    if command.try_wait()?.is_none() {
+        eprintln!("obs: the recording is over, the command still runs: waiting for it (Ctrl-C interrupts it)");
+    }
+    Ok(launch::exit_code(command.wait()?))
+}

@@ -1,0 +1,168 @@
+//! The collectors: each turns what its BPF object left in the kernel into records of `model`.
+//!
+//! **Invariant:** [`COLLECTORS`] is the only list of collectors. The commands, their help, the default configuration, the
+//! documentation table and the test that loads everything iterate over it.
+
+pub mod cpu;
+mod stacks;
+
+use std::os::fd::BorrowedFd;
+
+use crate::{
+    config::{
+        filter::Filter,
+        sampling::{Frequency, SamplingEvent},
+    },
+    kernel::{
+        load::{KernelError, LoadOptions, Object},
+        read::ProgramStats,
+    },
+    model::{process::ProcessEvent, profile::ValueType, record::Record, summary::SampleCounts},
+};
+
+/// The BPF objects, built together with this binary.
+mod objects {
+    include!(concat!(env!("OUT_DIR"), "/bpf_objects.rs"));
+}
+
+/// Every collector.
+pub static COLLECTORS: &[CollectorSpec] = &[cpu::SPEC];
+
+/// The collector of a name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static CollectorSpec> {
+    COLLECTORS.iter().find(|spec| spec.name == name)
+}
+
+/// All that the rest of obs knows of a collector.
+#[derive(Debug)]
+pub struct CollectorSpec {
+    /// What users call it.
+    pub name: &'static str,
+    /// What it measures, in one line.
+    pub summary: &'static str,
+    /// The name of its BPF object: the file `obs-ebpf/src/bin/NAME.rs`.
+    pub object: &'static str,
+    /// The oldest kernel that it runs on.
+    pub kernel_min: KernelVersion,
+    /// What it hands on.
+    pub outputs: &'static [Output],
+    /// Loads, attaches and starts it.
+    pub start: fn(&Settings) -> Result<Box<dyn Collector>, KernelError>,
+}
+
+/// A kernel release, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelVersion {
+    /// The first number.
+    pub major: u16,
+    /// The second number.
+    pub minor: u16,
+}
+
+/// Something that a collector hands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Stacks; each carries one value per type.
+    Stacks(&'static [ValueType]),
+    /// A growing sum: its name and unit.
+    Counter {
+        /// By OpenTelemetry's rules.
+        name: &'static str,
+        /// By OpenTelemetry's rules.
+        unit: &'static str,
+    },
+}
+
+/// What a collector is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whom to measure.
+    pub filter: Filter,
+    /// What triggers samples, for collectors that sample.
+    pub event: SamplingEvent,
+    /// How often, for collectors that sample.
+    pub frequency: Frequency,
+    /// Whether the BPF programs' own diagnostics are wanted.
+    pub bpf_log: bool,
+    /// Memory in the kernel for unwind tables, in bytes, for collectors that take stacks.
+    pub unwind_bytes: u32,
+}
+
+/// Enough for the largest library that is common (LLVM: 5 MB) and some hundred of the usual size.
+pub const UNWIND_BYTES_DEFAULT: u32 = 16 << 20;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            event: SamplingEvent::default(),
+            frequency: Frequency::default(),
+            bpf_log: false,
+            unwind_bytes: UNWIND_BYTES_DEFAULT,
+        }
+    }
+}
+
+/// A collector at work. Dropping it removes everything from the kernel.
+pub trait Collector: Send {
+    /// Becomes readable when [`Collector::poll`] has something to say at once.
+    fn wake_fd(&self) -> BorrowedFd<'_>;
+
+    /// Takes what cannot wait: processes that are measured for the first time. Never blocks.
+    ///
+    /// # Errors
+    /// If the kernel side cannot be read.
+    fn poll(&mut self, events: &mut Vec<ProcessEvent>) -> Result<(), KernelError>;
+
+    /// Takes everything that was measured since the last call. What is measured meanwhile waits for the next call.
+    ///
+    /// # Errors
+    /// If the kernel side cannot be read; nothing is lost then.
+    fn drain(&mut self, records: &mut Vec<Record>) -> Result<(), KernelError>;
+
+    /// What became of the samples, since the start.
+    ///
+    /// # Errors
+    /// If the kernel side cannot be read.
+    fn sample_counts(&self) -> Result<SampleCounts, KernelError>;
+
+    /// What the value types of stacks are, for this collector's settings.
+    fn value_types(&self) -> &'static [ValueType];
+
+    /// How far apart samples are, in the unit of the last value type; `None` if that is not fixed.
+    fn period(&self) -> Option<u64>;
+
+    /// What the BPF programs cost so far.
+    fn program_stats(&self) -> Vec<ProgramStats>;
+
+    /// Stops measuring; what was measured can still be drained.
+    fn stop(&mut self);
+}
+
+/// Brings a collector's object into the kernel.
+fn load(spec: &CollectorSpec, settings: &Settings) -> Result<Object, KernelError> {
+    let bytes = objects::OBJECTS.iter().find(|(name, _)| *name == spec.object).map(|(_, bytes)| *bytes);
+    let bytes = bytes.ok_or(KernelError::Missing { object: spec.object, part: "embedded bytes" })?;
+    crate::kernel::load::load(
+        spec.object,
+        bytes,
+        &LoadOptions { filter: &settings.filter, log: settings.bpf_log, unwind_bytes: settings.unwind_bytes },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_object_is_embedded_and_used() {
+        let names: BTreeSet<_> = COLLECTORS.iter().map(|spec| spec.name).collect();
+        assert_eq!(names.len(), COLLECTORS.len());
+        let used: BTreeSet<_> = COLLECTORS.iter().map(|spec| spec.object).collect();
+        let embedded: BTreeSet<_> = objects::OBJECTS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(used, embedded);
+    }
+}

@@ -1,0 +1,5 @@
+//! What the user chose: plain data that every stage may read.
+
+pub mod duration;
+pub mod filter;
+pub mod sampling;

@@ -1,0 +1,634 @@
+//! Reads where the running kernel keeps the fields of its structures.
+//!
+//! The BPF programs of obs know no offset of a kernel structure: each is looked up here, in the kernel's own type
+//! information (BTF), and handed to the program as a constant when it is loaded. See
+//! <https://docs.kernel.org/bpf/btf.html> for the format.
+//!
+//! **Boundary:** a parser of bytes. The file may be one that the user brought ([`PATH_VARIABLE`]), so every offset, count
+//! and type number in it is doubted: nothing panics, and each loop has a bound named below.
+//!
+//! Cost: the file is read into memory (about 6 MB for a distribution's kernel) and freed when the [`Btf`] is dropped. One
+//! pass finds where each type begins; names are indexed only for the kinds of type that somebody asks for.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Where the kernel publishes its types.
+pub const DEFAULT_PATH: &str = "/sys/kernel/btf/vmlinux";
+/// The environment variable that names another file, for kernels built without BTF.
+pub const PATH_VARIABLE: &str = "OBS_KERNEL_BTF";
+
+/// Largest file that is read. Distribution kernels have 4 to 10 MB.
+pub const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Most types in a file: the kernel's own bound (`BTF_MAX_TYPE`).
+pub const TYPES_MAX: usize = 0xf_ffff;
+/// Longest name that is compared: the kernel's bound on symbol names (`KSYM_NAME_LEN`).
+const NAME_BYTES_MAX: usize = 512;
+/// Longest chain of typedefs, qualifiers and arrays that is followed: the kernel's bound (`MAX_RESOLVE_DEPTH`).
+const CHAIN_MAX: usize = 32;
+/// Deepest nesting of anonymous members that is searched.
+const ANONYMOUS_DEPTH_MAX: u32 = 16;
+/// Most members looked at for one step of one path. `task_struct` has about 270.
+const MEMBERS_VISITED_MAX: u32 = 1 << 16;
+/// Most structures of one name that are compared with one another.
+const SAME_NAME_MAX: usize = 16;
+
+const MAGIC: u16 = 0xeb9f;
+const HEADER_BYTES: usize = 24;
+const TYPE_BYTES: usize = 12;
+const MEMBER_BYTES: usize = 12;
+
+const KIND_INT: u32 = 1;
+const KIND_PTR: u32 = 2;
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_FWD: u32 = 7;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
+const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
+const KIND_FUNC_PROTO: u32 = 13;
+const KIND_VAR: u32 = 14;
+const KIND_DATASEC: u32 = 15;
+const KIND_FLOAT: u32 = 16;
+const KIND_DECL_TAG: u32 = 17;
+const KIND_TYPE_TAG: u32 = 18;
+const KIND_ENUM64: u32 = 19;
+
+/// Why the kernel's types do not answer a question.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// The file cannot be read.
+    #[error(
+        "reading the kernel's types from {path}: {source}; a kernel built without CONFIG_DEBUG_INFO_BTF does not publish \
+         them: name a BTF file made for this very kernel in {PATH_VARIABLE}"
+    )]
+    Read {
+        /// What was read.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is larger than [`FILE_BYTES_MAX`].
+    #[error("the kernel's types in {path} are larger than {FILE_BYTES_MAX} bytes: this is no BTF file of a kernel")]
+    TooLarge {
+        /// What was read.
+        path: PathBuf,
+    },
+    /// The bytes are not BTF of this machine's byte order.
+    #[error("not BTF: it begins with {found:#06x} rather than {MAGIC:#06x} (an ELF file? extract its section .BTF)")]
+    WrongMagic {
+        /// The first two bytes.
+        found: u16,
+    },
+    /// The bytes contradict themselves.
+    #[error("malformed BTF at byte {offset}: {what}")]
+    Malformed {
+        /// Where.
+        offset: usize,
+        /// What is wrong there.
+        what: &'static str,
+    },
+    /// A type of a kind that this reader does not know, whose length is therefore unknown.
+    #[error("BTF type {type_id} is of the unknown kind {kind}: the file is newer than this version of obs")]
+    UnknownKind {
+        /// The number of the type.
+        type_id: u32,
+        /// Its kind.
+        kind: u32,
+    },
+    /// The kernel has no such type.
+    #[error("this kernel has no structure {name}")]
+    NoType {
+        /// What was asked for.
+        name: String,
+    },
+    /// The structure has no such field.
+    #[error("this kernel's {structure} has no field {field}")]
+    NoField {
+        /// What was asked for.
+        structure: String,
+        /// The path that was asked for.
+        field: String,
+    },
+    /// The field is narrower than a byte, or does not begin at one: it has no offset in bytes.
+    #[error("{structure}.{field} is a bit field: it has no offset in bytes")]
+    BitField {
+        /// What was asked for.
+        structure: String,
+        /// The path that was asked for.
+        field: String,
+    },
+    /// A path goes on after something that is not a structure held by value.
+    #[error(
+        "{structure}.{field}: the path goes on after a member that is {found}; ask for what it holds by its own name"
+    )]
+    NotByValue {
+        /// What was asked for.
+        structure: String,
+        /// The path that was asked for.
+        field: String,
+        /// What the member is.
+        found: &'static str,
+    },
+    /// Several structures share the name and disagree.
+    #[error("this kernel has several structures named {structure} that disagree about {field}")]
+    Ambiguous {
+        /// What was asked for.
+        structure: String,
+        /// The path that was asked for, or `size`.
+        field: String,
+    },
+}
+
+/// Where a field is, and how large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Bytes from the start of the structure.
+    pub offset_bytes: u32,
+    /// Bytes that the field takes (a whole array's, for an array). Kernels differ in this too.
+    pub size_bytes: u32,
+}
+
+/// The kinds of type that are looked up by name.
+#[derive(Clone, Copy)]
+enum Named {
+    /// Structures and unions.
+    Composite,
+    Function,
+    Typedef,
+}
+
+impl Named {
+    fn has(self, kind: u32) -> bool {
+        match self {
+            Self::Composite => kind == KIND_STRUCT || kind == KIND_UNION,
+            Self::Function => kind == KIND_FUNC,
+            Self::Typedef => kind == KIND_TYPEDEF,
+        }
+    }
+}
+
+/// (hash of the name, number of the type), sorted.
+type NameIndex = Box<[(u32, u32)]>;
+
+/// The fixed part of a type, and where what follows it begins.
+#[derive(Clone, Copy)]
+struct Type {
+    name: u32,
+    kind: u32,
+    /// Members, values or parameters that follow.
+    count: u32,
+    /// Whether the offsets of members carry the width of bit fields.
+    kind_flag: bool,
+    /// The size in bytes, or the type referred to.
+    size_or_type: u32,
+    body: usize,
+}
+
+/// What a step of a path led to.
+struct Step {
+    offset_bits: u64,
+    width_bits: u32,
+    type_id: u32,
+}
+
+/// The types of a kernel.
+pub struct Btf {
+    data: Vec<u8>,
+    strings_start: usize,
+    strings_end: usize,
+    /// Where each type begins; type 0 (`void`) has no bytes and stands as 0.
+    starts: Vec<u32>,
+    composites: OnceLock<NameIndex>,
+    functions: OnceLock<NameIndex>,
+    typedefs: OnceLock<NameIndex>,
+}
+
+impl std::fmt::Debug for Btf {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Btf").field("bytes", &self.data.len()).field("types", &self.starts.len()).finish()
+    }
+}
+
+/// The file to read: the one that [`PATH_VARIABLE`] names, else [`DEFAULT_PATH`].
+#[must_use]
+pub fn path() -> PathBuf {
+    path_or_default(std::env::var_os(PATH_VARIABLE))
+}
+
+fn path_or_default(named: Option<OsString>) -> PathBuf {
+    match named {
+        Some(path) if !path.is_empty() => PathBuf::from(path),
+        Some(_) | None => PathBuf::from(DEFAULT_PATH),
+    }
+}
+
+impl Btf {
+    /// Reads the types of a kernel from a file; see [`path`] for which one.
+    ///
+    /// # Errors
+    ///
+    /// [`BtfError::Read`], [`BtfError::TooLarge`], and those of [`Btf::parse`].
+    pub fn open(path: &Path) -> Result<Self, BtfError> {
+        let failed = |source| BtfError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let expected = file.metadata().map_err(failed)?.len().min(FILE_BYTES_MAX);
+        // One byte more than expected lets the reader see the end of the file without growing the buffer.
+        let mut data = Vec::with_capacity(usize::try_from(expected).unwrap_or(0).saturating_add(1));
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut data).map_err(failed)?;
+        if data.len() as u64 > FILE_BYTES_MAX {
+            return Err(BtfError::TooLarge { path: path.to_owned() });
+        }
+        Self::parse(data)
+    }
+
+    /// Finds the types in the bytes of a BTF file.
+    ///
+    /// # Errors
+    ///
+    /// [`BtfError::WrongMagic`], [`BtfError::Malformed`] and [`BtfError::UnknownKind`].
+    pub fn parse(data: Vec<u8>) -> Result<Self, BtfError> {
+        let malformed = |offset, what| BtfError::Malformed { offset, what };
+        let magic = data.first_chunk::<2>().ok_or(malformed(0, "shorter than its header"))?;
+        let magic = u16::from_ne_bytes(*magic);
+        if magic != MAGIC {
+            return Err(BtfError::WrongMagic { found: magic });
+        }
+        let field = |offset| read_u32(&data, offset).map(|value| value as usize);
+        let header_bytes = field(4)?;
+        if header_bytes < HEADER_BYTES {
+            return Err(malformed(4, "the header's length is too small"));
+        }
+        let section = |offset_at: usize| -> Result<(usize, usize), BtfError> {
+            let start = field(offset_at)?.checked_add(header_bytes);
+            let start = start.filter(|start| *start <= data.len());
+            let start = start.ok_or(malformed(offset_at, "a section begins after the end"))?;
+            let end = start.checked_add(field(offset_at + 4)?).filter(|end| *end <= data.len());
+            Ok((start, end.ok_or(malformed(offset_at + 4, "a section ends after the end"))?))
+        };
+        let (types_start, types_end) = section(8)?;
+        let (strings_start, strings_end) = section(16)?;
+        // With a NUL at both ends every offset inside names a string that ends inside.
+        let strings = &data[strings_start..strings_end];
+        if strings.first() != Some(&0) || strings.last() != Some(&0) {
+            return Err(malformed(strings_start, "the strings do not begin and end with a NUL"));
+        }
+
+        let mut btf = Self {
+            starts: Vec::with_capacity(((types_end - types_start) / 24).min(TYPES_MAX)),
+            data,
+            strings_start,
+            strings_end,
+            composites: OnceLock::new(),
+            functions: OnceLock::new(),
+            typedefs: OnceLock::new(),
+        };
+        btf.starts.push(0);
+        let mut position = types_start;
+        while position < types_end {
+            if btf.starts.len() > TYPES_MAX {
+                return Err(malformed(position, "more types than the kernel allows"));
+            }
+            let start = u32::try_from(position).map_err(|_| malformed(position, "beyond 4 GiB"))?;
+            let found = read_type(&btf.data, position)?;
+            let type_id = btf.starts.len() as u32;
+            let body_bytes =
+                body_bytes(found.kind, found.count).ok_or(BtfError::UnknownKind { type_id, kind: found.kind })?;
+            position = found.body + body_bytes;
+            if position > types_end {
+                return Err(malformed(start as usize, "a type ends after its section"));
+            }
+            btf.starts.push(start);
+        }
+        btf.starts.shrink_to_fit();
+        Ok(btf)
+    }
+
+    /// Where a field is, and how large. `path` names a member, or members of members held by value, joined by dots;
+    /// members of anonymous structures and unions are found by their own names, as in C.
+    ///
+    /// # Errors
+    ///
+    /// [`BtfError::NoType`], [`BtfError::NoField`], [`BtfError::BitField`], [`BtfError::NotByValue`] (a path through a
+    /// pointer or an array), [`BtfError::Ambiguous`], [`BtfError::Malformed`].
+    pub fn field(&self, structure: &str, path: &str) -> Result<Field, BtfError> {
+        self.agreed(structure, path, |type_id| self.field_of(type_id, structure, path))
+    }
+
+    /// Where a field is, in bytes from the start of the structure: [`Btf::field`] without the size.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Btf::field`].
+    pub fn field_offset_bytes(&self, structure: &str, path: &str) -> Result<u32, BtfError> {
+        self.field(structure, path).map(|field| field.offset_bytes)
+    }
+
+    /// The offsets of several (structure, path) pairs, in the order asked for.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Btf::field`], of the first pair that fails.
+    pub fn resolve<const N: usize>(&self, fields: &[(&str, &str); N]) -> Result<[u32; N], BtfError> {
+        let mut offsets = [0; N];
+        for (offset, (structure, path)) in offsets.iter_mut().zip(fields) {
+            *offset = self.field_offset_bytes(structure, path)?;
+        }
+        Ok(offsets)
+    }
+
+    /// The size in bytes of a structure, a union, or a typedef of anything that has a size.
+    ///
+    /// # Errors
+    ///
+    /// [`BtfError::NoType`], [`BtfError::Ambiguous`], [`BtfError::Malformed`].
+    pub fn size_bytes(&self, structure: &str) -> Result<u32, BtfError> {
+        self.agreed(structure, "size", |type_id| self.size_of_type(type_id))
+    }
+
+    /// Whether the kernel describes a function of this name (a condition for `fentry`, not a promise).
+    #[must_use]
+    pub fn has_function(&self, name: &str) -> bool {
+        self.function_type_id(name).is_some()
+    }
+
+    /// The number of the type of the function of this name, as `attach_btf_id` wants it for `fentry` and iterators.
+    #[must_use]
+    pub fn function_type_id(&self, name: &str) -> Option<u32> {
+        self.types_named(Named::Function, name).next()
+    }
+
+    /// Whether the kernel describes a tracepoint of this name (a condition for `tp_btf`, not a promise).
+    #[must_use]
+    pub fn has_tracepoint(&self, name: &str) -> bool {
+        self.tracepoint_type_id(name).is_some()
+    }
+
+    /// The number of the type of the tracepoint of this name, as `attach_btf_id` wants it for `tp_btf`.
+    #[must_use]
+    pub fn tracepoint_type_id(&self, name: &str) -> Option<u32> {
+        self.types_named(Named::Typedef, &format!("btf_trace_{name}")).next()
+    }
+
+    /// How many types there are.
+    #[must_use]
+    pub fn type_count(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Asks every structure of a name (typedefs, if there is none) and insists that those that answer agree.
+    fn agreed<T: PartialEq>(
+        &self,
+        structure: &str,
+        field: &str,
+        ask: impl Fn(u32) -> Result<T, BtfError>,
+    ) -> Result<T, BtfError> {
+        let mut candidates: Vec<u32> = self.types_named(Named::Composite, structure).take(SAME_NAME_MAX).collect();
+        if candidates.is_empty() {
+            candidates.extend(self.types_named(Named::Typedef, structure).take(SAME_NAME_MAX));
+        }
+        let mut answer = None;
+        let mut refusal = None;
+        for candidate in candidates {
+            match (ask(candidate), &answer) {
+                (Ok(found), None) => answer = Some(found),
+                (Ok(found), Some(known)) if found == *known => {}
+                (Ok(_), Some(_)) => {
+                    return Err(BtfError::Ambiguous { structure: structure.to_owned(), field: field.to_owned() });
+                }
+                (Err(error), _) => {
+                    refusal.get_or_insert(error);
+                }
+            }
+        }
+        let refusal = || refusal.unwrap_or(BtfError::NoType { name: structure.to_owned() });
+        answer.ok_or_else(refusal)
+    }
+
+    fn field_of(&self, type_id: u32, structure: &str, path: &str) -> Result<Field, BtfError> {
+        let names = || (structure.to_owned(), path.to_owned());
+        let mut holder = type_id;
+        let mut offset_bits = 0_u64;
+        let mut last = None;
+        for name in path.split('.') {
+            let (bare, found) = self.strip(holder)?;
+            if !Named::Composite.has(found.kind) {
+                let (structure, field) = names();
+                return Err(BtfError::NotByValue { structure, field, found: kind_in_words(found.kind) });
+            }
+            let mut visits_left = MEMBERS_VISITED_MAX;
+            let step = self.member(bare, name.as_bytes(), 0, &mut visits_left)?.ok_or_else(|| {
+                let (structure, field) = names();
+                BtfError::NoField { structure, field }
+            })?;
+            offset_bits += step.offset_bits;
+            holder = step.type_id;
+            last = Some(step);
+        }
+        let no_bytes = || {
+            let (structure, field) = names();
+            BtfError::BitField { structure, field }
+        };
+        let width_bits = last.map_or(0, |step| step.width_bits);
+        if width_bits != 0 || !offset_bits.is_multiple_of(8) || self.is_partial_integer(holder)? {
+            return Err(no_bytes());
+        }
+        let offset_bytes = u32::try_from(offset_bits / 8);
+        let offset_bytes = offset_bytes.map_err(|_| self.malformed(type_id, "a field lies beyond 4 GiB"))?;
+        Ok(Field { offset_bytes, size_bytes: self.size_of_type(holder)? })
+    }
+
+    /// The member of that name, also inside anonymous members.
+    fn member(&self, holder: u32, name: &[u8], depth: u32, visits_left: &mut u32) -> Result<Option<Step>, BtfError> {
+        if depth > ANONYMOUS_DEPTH_MAX {
+            return Err(self.malformed(holder, "anonymous members are nested too deeply"));
+        }
+        let found = self.type_at(holder)?;
+        if name.is_empty() || !Named::Composite.has(found.kind) {
+            return Ok(None);
+        }
+        for index in 0..found.count as usize {
+            *visits_left = visits_left.checked_sub(1).ok_or(self.malformed(holder, "too many members to search"))?;
+            let at = found.body + index * MEMBER_BYTES;
+            let member_name = self.name_bytes(read_u32(&self.data, at)?)?;
+            let type_id = read_u32(&self.data, at + 4)?;
+            let position = read_u32(&self.data, at + 8)?;
+            let (offset_bits, width_bits) =
+                if found.kind_flag { (position & 0xff_ffff, position >> 24) } else { (position, 0) };
+            let offset_bits = u64::from(offset_bits);
+            if member_name == name {
+                return Ok(Some(Step { offset_bits, width_bits, type_id }));
+            }
+            if member_name.is_empty() {
+                let (inner, _) = self.strip(type_id)?;
+                if let Some(step) = self.member(inner, name, depth + 1, visits_left)? {
+                    return Ok(Some(Step { offset_bits: step.offset_bits + offset_bits, ..step }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What remains of a type without its typedefs and qualifiers.
+    fn strip(&self, type_id: u32) -> Result<(u32, Type), BtfError> {
+        let mut current = type_id;
+        for _ in 0..CHAIN_MAX {
+            let found = self.type_at(current)?;
+            match found.kind {
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
+                    current = found.size_or_type;
+                }
+                _ => return Ok((current, found)),
+            }
+        }
+        Err(self.malformed(type_id, "a chain of typedefs does not end"))
+    }
+
+    /// Whether a type is an integer that fills only part of its bytes: how bit fields were written before Linux 4.20.
+    fn is_partial_integer(&self, type_id: u32) -> Result<bool, BtfError> {
+        let (_, found) = self.strip(type_id)?;
+        if found.kind != KIND_INT {
+            return Ok(false);
+        }
+        let encoding = read_u32(&self.data, found.body)?;
+        let (shift_bits, width_bits) = ((encoding >> 16) & 0xff, encoding & 0xff);
+        Ok(shift_bits != 0 || u64::from(width_bits) != u64::from(found.size_or_type) * 8)
+    }
+
+    fn size_of_type(&self, type_id: u32) -> Result<u32, BtfError> {
+        let mut elements = 1_u64;
+        let mut current = type_id;
+        for _ in 0..CHAIN_MAX {
+            let (_, found) = self.strip(current)?;
+            let one = match found.kind {
+                KIND_INT | KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 | KIND_FLOAT => found.size_or_type,
+                // Pointers of the kernels that obs runs on (64-bit).
+                KIND_PTR => 8,
+                KIND_ARRAY => {
+                    let count = read_u32(&self.data, found.body + 8)?;
+                    let product = elements.checked_mul(u64::from(count));
+                    elements = product.ok_or(self.malformed(type_id, "an array is too large"))?;
+                    current = read_u32(&self.data, found.body)?;
+                    continue;
+                }
+                _ => return Err(self.malformed(type_id, "a type without a size is asked for its size")),
+            };
+            let size = elements.checked_mul(u64::from(one)).and_then(|size| u32::try_from(size).ok());
+            return size.ok_or(self.malformed(type_id, "a type is too large"));
+        }
+        Err(self.malformed(type_id, "a chain of arrays does not end"))
+    }
+
+    fn types_named<'a>(&'a self, named: Named, name: &'a str) -> impl Iterator<Item = u32> + 'a {
+        let index = match named {
+            Named::Composite => &self.composites,
+            Named::Function => &self.functions,
+            Named::Typedef => &self.typedefs,
+        };
+        let index = index.get_or_init(|| self.index(named));
+        let hash = hash_of(name.as_bytes());
+        let first = index.partition_point(|(other, _)| *other < hash);
+        let same_hash = index[first..].iter().take_while(move |(other, _)| *other == hash);
+        same_hash.map(|(_, type_id)| *type_id).filter(move |type_id| {
+            // What was indexed could be read, so that the errors here are out of reach.
+            let found = self.type_at(*type_id);
+            found.and_then(|found| self.name_bytes(found.name)).is_ok_and(|bytes| bytes == name.as_bytes())
+        })
+    }
+
+    fn index(&self, named: Named) -> NameIndex {
+        let ids = 1..self.starts.len() as u32;
+        let entries = ids.filter_map(|type_id| {
+            let found = self.type_at(type_id).ok()?;
+            if found.name == 0 || !named.has(found.kind) {
+                return None;
+            }
+            let name = self.name_bytes(found.name).ok()?;
+            Some((hash_of(name), type_id))
+        });
+        let mut entries: Vec<(u32, u32)> = entries.collect();
+        entries.sort_unstable();
+        entries.into_boxed_slice()
+    }
+
+    fn type_at(&self, type_id: u32) -> Result<Type, BtfError> {
+        match self.starts.get(type_id as usize) {
+            Some(0) => Ok(Type { name: 0, kind: 0, count: 0, kind_flag: false, size_or_type: 0, body: 0 }),
+            Some(start) => read_type(&self.data, *start as usize),
+            None => Err(BtfError::Malformed { offset: 0, what: "a type refers to one that does not exist" }),
+        }
+    }
+
+    /// A name, without its NUL. Names longer than [`NAME_BYTES_MAX`] are cut: none that anybody asks for is as long.
+    fn name_bytes(&self, offset: u32) -> Result<&[u8], BtfError> {
+        let strings = &self.data[self.strings_start..self.strings_end];
+        let tail = strings.get(offset as usize..).filter(|tail| !tail.is_empty());
+        let tail = tail.ok_or(BtfError::Malformed {
+            offset: self.strings_start.saturating_add(offset as usize),
+            what: "a name lies outside the strings",
+        })?;
+        let tail = &tail[..tail.len().min(NAME_BYTES_MAX)];
+        Ok(&tail[..tail.iter().position(|byte| *byte == 0).unwrap_or(tail.len())])
+    }
+
+    fn malformed(&self, type_id: u32, what: &'static str) -> BtfError {
+        BtfError::Malformed { offset: self.starts.get(type_id as usize).copied().unwrap_or(0) as usize, what }
+    }
+}
+
+fn read_u32(data: &[u8], offset: usize) -> Result<u32, BtfError> {
+    let bytes = data.get(offset..).and_then(|tail| tail.first_chunk::<4>());
+    bytes.map(|bytes| u32::from_ne_bytes(*bytes)).ok_or(BtfError::Malformed { offset, what: "the file ends too early" })
+}
+
+fn read_type(data: &[u8], offset: usize) -> Result<Type, BtfError> {
+    let info = read_u32(data, offset + 4)?;
+    Ok(Type {
+        name: read_u32(data, offset)?,
+        kind: (info >> 24) & 0x1f,
+        count: info & 0xffff,
+        kind_flag: info >> 31 == 1,
+        size_or_type: read_u32(data, offset + 8)?,
+        body: offset + TYPE_BYTES,
+    })
+}
+
+/// The bytes that follow the fixed part of a type; nothing for an unknown kind.
+fn body_bytes(kind: u32, count: u32) -> Option<usize> {
+    let count = count as usize;
+    Some(match kind {
+        KIND_PTR | KIND_FWD | KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_FUNC | KIND_FLOAT
+        | KIND_TYPE_TAG => 0,
+        KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+        KIND_ARRAY => 12,
+        KIND_ENUM | KIND_FUNC_PROTO => 8 * count,
+        KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12 * count,
+        _ => return None,
+    })
+}
+
+fn kind_in_words(kind: u32) -> &'static str {
+    match kind {
+        KIND_PTR => "a pointer",
+        KIND_ARRAY => "an array",
+        KIND_INT | KIND_ENUM | KIND_ENUM64 | KIND_FLOAT => "a number",
+        _ => "no structure",
+    }
+}
+
+/// FNV-1a: names are short, and equal hashes are told apart by the names themselves.
+fn hash_of(name: &[u8]) -> u32 {
+    name.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}

@@ -1,0 +1,16 @@
+//! Everything that talks to the kernel: loads, attaches, reads, and finds out what works here.
+//!
+//! **Boundary:** only this module knows aya and makes raw system calls, and only here does user space have `unsafe`. What
+//! comes out of it are plain values.
+
+pub mod attach;
+pub mod btf;
+pub mod file_map;
+pub mod launch;
+pub mod load;
+mod offsets;
+pub mod read;
+pub mod sideband;
+mod space;
+pub mod sys;
+pub mod unwind;

@@ -1,0 +1,5 @@
+//! The only place that wires stages together.
+
+pub mod record;
+mod signals;
+mod targets;
