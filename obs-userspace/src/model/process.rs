@@ -1,6 +1,6 @@
-//! Which process something belongs to.
+//! Which process something belongs to, and what happens to processes.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// One image of one process: the same program from its start, or from its last `exec`, to its end.
 ///
@@ -28,4 +28,145 @@ pub struct ProcessInfo {
     pub container_id: Option<Arc<str>>,
     /// The path of its cgroup, if it could be learnt.
     pub cgroup: Option<Arc<str>>,
+}
+
+/// Most bytes of a build id that are kept; linkers write 8 to 32.
+pub const BUILD_ID_BYTES_MAX: usize = 64;
+
+/// What a linker wrote into a file to tell it from every other (`NT_GNU_BUILD_ID`).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BuildId(Arc<[u8]>);
+
+impl BuildId {
+    /// Wraps the bytes of a build id; `None` if there are none, only zeros, or more than [`BUILD_ID_BYTES_MAX`].
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let usable = bytes.len() <= BUILD_ID_BYTES_MAX && bytes.iter().any(|byte| *byte != 0);
+        usable.then(|| Self(bytes.into()))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for BuildId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "BuildId({self})")
+    }
+}
+
+/// Which file of which file system, as the kernel reports it of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Major number of the file system's device.
+    pub device_major: u32,
+    /// Minor number of the file system's device.
+    pub device_minor: u32,
+    /// The file's inode number.
+    pub inode: u64,
+}
+
+/// An executable mapping, as the kernel reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedRegion {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// Where in the file it starts, in bytes.
+    pub file_offset: u64,
+    /// The kernel's name for what is mapped: a path in the process's mount namespace, `[vdso]`, `//anon`, or nothing.
+    /// Bytes that are not UTF-8 are replaced.
+    pub path: Arc<str>,
+    /// Which file it is, where the kernel said so.
+    pub file: Option<FileId>,
+    /// The file's build id, where the kernel said so.
+    pub build_id: Option<BuildId>,
+}
+
+/// What happens to a process. Every `time_ns` is in nanoseconds of the boot-time clock.
+///
+/// Events may come a little out of order: they are written by different CPUs and travel through different buffers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessEvent {
+    /// A process image was measured for the first time. It lives, or lived a moment ago.
+    Seen {
+        /// Which image.
+        key: ProcessKey,
+        /// When it was measured.
+        time_ns: u64,
+        /// The name of its first thread.
+        name: Arc<str>,
+    },
+    /// A process was made by another one. (Not: a thread.)
+    Fork {
+        /// The new process.
+        pid: u32,
+        /// The process whose memory it starts with.
+        parent_pid: u32,
+        /// When.
+        time_ns: u64,
+    },
+    /// A process started another program.
+    Exec {
+        /// Which process.
+        pid: u32,
+        /// Its name from now on.
+        name: Arc<str>,
+        /// When.
+        time_ns: u64,
+    },
+    /// A thread changed its name.
+    Rename {
+        /// Its process.
+        pid: u32,
+        /// The thread; equal to `pid` for the first one, whose name is the process's.
+        tid: u32,
+        /// Its name from now on.
+        name: Arc<str>,
+        /// When.
+        time_ns: u64,
+    },
+    /// A process mapped something executable. Nothing is said when it is unmapped.
+    Mapped {
+        /// Which process.
+        pid: u32,
+        /// When.
+        time_ns: u64,
+        /// What, and where.
+        region: MappedRegion,
+    },
+    /// A process's last thread ended.
+    Exited {
+        /// Which process.
+        pid: u32,
+        /// When.
+        time_ns: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn build_id_shows_as_hexadecimal_digits() {
+        assert_eq!(BuildId::new(&[0x0a, 0xff, 0x00]).map(|id| id.to_string()).as_deref(), Some("0aff00"));
+    }
+
+    #[test]
+    fn useless_build_ids_are_refused() {
+        assert_eq!(BuildId::new(&[]), None);
+        assert_eq!(BuildId::new(&[0; 20]), None);
+        assert_eq!(BuildId::new(&[1; BUILD_ID_BYTES_MAX + 1]), None);
+    }
 }
