@@ -8,3 +8,4 @@
 //! [`crate::model::record::StackSample`]; what leaves is a [`crate::model::profile::Profile`].
 
 pub mod container;
+pub mod process;
