@@ -9,3 +9,4 @@
 
 pub mod container;
 pub mod process;
+pub mod symbolize;
