@@ -7,6 +7,7 @@
 //! **Boundary:** nothing here knows BPF. What the kernel side says arrives as [`crate::model::process::ProcessEvent`] and
 //! [`crate::model::record::StackSample`]; what leaves is a [`crate::model::profile::Profile`].
 
+pub mod build;
 pub mod container;
 pub mod process;
 pub mod symbolize;
