@@ -26,9 +26,6 @@ pub const MAPPINGS_PER_PROCESS_MAX: u32 = 1 << (MAPPING_SEARCH_STEPS - 1);
 /// Frames in it are found by the frame pointer.
 pub const FILE_NONE: u32 = u32::MAX;
 
-/// [`Mapping::file`] of a file whose table is not loaded (yet, or any more).
-pub const FILE_NOT_LOADED: u32 = u32::MAX - 1;
-
 /// An executable mapping of a process.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +36,7 @@ pub struct Mapping {
     pub end: u64,
     /// What to take off an address to get the file's own address.
     pub bias: u64,
-    /// Index into `UNWIND_FILES`, or [`FILE_NONE`], or [`FILE_NOT_LOADED`].
+    /// Index into `UNWIND_FILES`, or [`FILE_NONE`].
     pub file: u32,
     /// Zero.
     pub reserved: u32,

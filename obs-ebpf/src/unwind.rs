@@ -19,7 +19,7 @@ use obs_common::{
     limits::USER_FRAMES_MAX,
     stack::{FRAME_BY_POINTER, FRAME_EXACT, ImageKey, StackEnd},
     unwind_map::{
-        ARENA_BLOCK_WORDS, FILE_NONE, FILE_NOT_LOADED, FILES_MAX, FileTable, MAPPING_SEARCH_STEPS, MAPPINGS_MAX,
+        ARENA_BLOCK_WORDS, FILE_NONE, FILES_MAX, FileTable, MAPPING_SEARCH_STEPS, MAPPINGS_MAX,
         Mapping, PROCESSES_MAX, ProcessMappings,
     },
     unwind_row::{CfaKind, FpKind, PAGE_BITS, PAGE_MASK, RA_SIGNED, RaKind, SEARCH_STEPS_MAX, row_pc, row_rule},
@@ -194,14 +194,12 @@ fn frame(context: &mut Context) -> i64 {
         return finish(walk, StackEnd::NoMapping);
     }
     let file = walk.mapping.file;
-    if file == FILE_NOT_LOADED {
-        return finish(walk, StackEnd::NoFileTable);
-    }
     if file == FILE_NONE {
         return apply(walk, context.registers, &FRAME_POINTER, context.frames, slot);
     }
-    let Some(rule) = find_rule(walk, file, address.wrapping_sub(walk.mapping.bias)) else {
-        return finish(walk, StackEnd::NoRow);
+    let rule = match find_rule(walk, file, address.wrapping_sub(walk.mapping.bias)) {
+        Ok(rule) => rule,
+        Err(end) => return finish(walk, end),
     };
     apply(walk, context.registers, &rule, context.frames, slot)
 }
@@ -282,8 +280,8 @@ struct Rule {
 
 /// The rule of a file's own address.
 #[inline(always)]
-fn find_rule(walk: &Walk, file: u32, address: u64) -> Option<Rule> {
-    let table = UNWIND_FILES.get_ptr_mut(file)?;
+fn find_rule(walk: &Walk, file: u32, address: u64) -> Result<Rule, StackEnd> {
+    let Some(table) = UNWIND_FILES.get_ptr_mut(file) else { return Err(StackEnd::NoFileTable) };
     // SAFETY: an element of an array stays valid. The epoch is a hint that several CPUs may write.
     let (first_page, pages_count, pages_at, rows_at, rules_at) = unsafe {
         if (*table).used_epoch != walk.epoch {
@@ -291,13 +289,22 @@ fn find_rule(walk: &Walk, file: u32, address: u64) -> Option<Rule> {
         }
         ((*table).first_page, (*table).pages_count, (*table).pages_at, (*table).rows_at, (*table).rules_at)
     };
+    if pages_count == 0 {
+        return Err(StackEnd::NoFileTable);
+    }
     let page = (address >> PAGE_BITS).wrapping_sub(u64::from(first_page));
     if page >= u64::from(pages_count) {
-        return None;
+        return Err(StackEnd::NoRow);
     }
-    let pc = address as u32 & PAGE_MASK;
-    let mut low = word(pages_at.wrapping_add(page as u32))?;
-    let mut high = word(pages_at.wrapping_add(page as u32).wrapping_add(1))?;
+    let pages_at = pages_at.wrapping_add(page as u32);
+    find_in_page(pages_at, rows_at, rules_at, address as u32 & PAGE_MASK).ok_or(StackEnd::NoRow)
+}
+
+/// The rule at a place within a page; `None` only if the table leads outside of the arena.
+#[inline(always)]
+fn find_in_page(pages_at: u32, rows_at: u32, rules_at: u32, pc: u32) -> Option<Rule> {
+    let mut low = word(pages_at)?;
+    let mut high = word(pages_at.wrapping_add(1))?;
     for _ in 0..SEARCH_STEPS_MAX {
         (low, high) = (forget_range(low), forget_range(high));
         if low >= high {

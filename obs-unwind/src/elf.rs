@@ -72,6 +72,27 @@ pub struct ElfImage<'a> {
     go: bool,
 }
 
+/// What must be added to a file's own addresses to get those of a process that maps it executable, from `mapping_start`
+/// and at `mapping_file_offset` of the file. Only executable segments count: linkers let segments share a page of the
+/// file, and another segment's bias gives stacks that look right and are wrong.
+///
+/// `None` when no executable segment holds that part of the file.
+#[must_use]
+pub fn load_bias(segments: &[ExecutableSegment], mapping_start: u64, mapping_file_offset: u64) -> Option<u64> {
+    // The kernel rounds a segment's offset down to a page. Page sizes: 4, 16 and 64 KiB.
+    let begins = |page_bytes: u64| {
+        segments.iter().find(|segment| segment.file_offset & !(page_bytes - 1) == mapping_file_offset)
+    };
+    let holds = || {
+        segments.iter().find(|segment| {
+            mapping_file_offset >= segment.file_offset && mapping_file_offset - segment.file_offset < segment.bytes
+        })
+    };
+    let segment = begins(4 << 10).or_else(holds).or_else(|| begins(16 << 10)).or_else(|| begins(64 << 10))?;
+    let address = segment.address.wrapping_add(mapping_file_offset).wrapping_sub(segment.file_offset);
+    Some(mapping_start.wrapping_sub(address))
+}
+
 impl<'a> ElfImage<'a> {
     /// Reads the headers of an ELF image. The bytes are borrowed: map a file rather than reading it. Sections are
     /// optional; a stripped section table costs nothing but `.debug_frame`.
@@ -135,25 +156,10 @@ impl<'a> ElfImage<'a> {
         self.go
     }
 
-    /// What must be added to the file's own addresses to get those of a process that maps it executable, from `mapping_start`
-    /// and at `mapping_file_offset` of the file. Only executable segments count: linkers let segments share a page
-    /// of the file, and another segment's bias gives stacks that look right and are wrong.
-    ///
-    /// `None` when no executable segment holds that part of the file.
+    /// What must be added to the file's own addresses to get those of a process; see [`load_bias`].
     #[must_use]
     pub fn load_bias(&self, mapping_start: u64, mapping_file_offset: u64) -> Option<u64> {
-        // The kernel rounds a segment's offset down to a page. Page sizes: 4, 16 and 64 KiB.
-        let begins = |page_bytes: u64| {
-            self.segments.iter().find(|segment| segment.file_offset & !(page_bytes - 1) == mapping_file_offset)
-        };
-        let holds = || {
-            self.segments.iter().find(|segment| {
-                mapping_file_offset >= segment.file_offset && mapping_file_offset - segment.file_offset < segment.bytes
-            })
-        };
-        let segment = begins(4 << 10).or_else(holds).or_else(|| begins(16 << 10)).or_else(|| begins(64 << 10))?;
-        let address = segment.address.wrapping_add(mapping_file_offset).wrapping_sub(segment.file_offset);
-        Some(mapping_start.wrapping_sub(address))
+        load_bias(&self.segments, mapping_start, mapping_file_offset)
     }
 
     /// The bytes of the file at an address of its executable segments, up to the segment's end.

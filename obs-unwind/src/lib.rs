@@ -23,7 +23,7 @@ mod table;
 mod unwind;
 
 pub use builder::Notes;
-pub use elf::{BuildId, ElfImage, ExecutableSegment, Machine};
+pub use elf::{BuildId, ElfImage, ExecutableSegment, Machine, load_bias};
 pub use error::{BuildError, ElfError};
 pub use table::UnwindTable;
 pub use unwind::{Found, Frame, Registers, State, Step, Walk, step, unwind};

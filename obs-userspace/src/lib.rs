@@ -9,6 +9,7 @@ pub mod enrich;
 
 pub mod export;
 
+pub mod enrich;
 pub mod model;
 
 pub mod cli;

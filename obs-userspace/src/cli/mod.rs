@@ -3,6 +3,10 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. `obs record … -- CMD` returns the exit status of CMD.
 
 mod load_all;
+mod output;
+mod progress;
+mod record;
+mod summary;
 
 use std::process::ExitCode;
 
@@ -24,6 +28,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Record a profile of this host, of some processes, or of a command
+    Record(Box<record::RecordArgs>),
     /// Load, attach and detach every BPF program, and say what the verifier made of it
     #[command(hide = true)]
     LoadAll,
@@ -50,6 +56,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let Cli { verb, log_level } = cli;
     telemetry::start_log(log_level);
     let outcome = match verb {
+        Verb::Record(args) => record::run(*args),
         Verb::LoadAll => load_all::run(),
     };
     match outcome {

@@ -11,13 +11,13 @@ use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 
 use super::{Failure, output::Output, progress::Progress, summary};
 use crate::{
-    collect::{self, COLLECTORS, Settings},
+    collect::{self, COLLECTORS, Settings, UNWIND_BYTES_DEFAULT},
     config::{
         duration,
         filter::Filter,
         sampling::{Frequency, SamplingEvent},
     },
-    export::Format,
+    export::{self, ExportError, Format},
     kernel::launch::{self, Running},
     pipeline::record::{self as recording, Recording},
 };
@@ -124,6 +124,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         event: args.event,
         frequency: args.frequency,
         bpf_log: args.bpf_log,
+        unwind_bytes: UNWIND_BYTES_DEFAULT,
     };
     // Before anything is measured: a recording that cannot be kept is not worth making.
     let output = Output::open(&args.output)?;
@@ -133,7 +134,11 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     let recorded = recording::run(recording, &mut |state| progress.show(state))?;
     progress.finish();
 
-    output.write(|writer| crate::export::write(&recorded.profile, format, writer))?;
+    output.write(|writer| match export::write(&recorded.profile, format, writer) {
+        Ok(()) => Ok(()),
+        Err(ExportError::Write { source, .. }) => Err(source),
+        Err(error) => Err(io::Error::other(error)),
+    })?;
     let summary = recorded.summary();
     let mut stderr = io::stderr().lock();
     match args.summary {

@@ -9,6 +9,7 @@ use crate::{
         attach::KernelTypes,
         load::{KernelError, Object},
         read::ProgramStats,
+        unwind::UnwindMaps,
     },
     model::{process::ProcessEvent, profile::ValueType, record::Record, summary::SampleCounts},
 };
@@ -83,6 +84,10 @@ impl Collector for Cpu {
 
     fn program_stats(&self) -> Vec<ProgramStats> {
         self.object.program_stats()
+    }
+
+    fn take_unwind_maps(&mut self) -> Result<Option<UnwindMaps>, KernelError> {
+        UnwindMaps::take(&mut self.object).map(Some)
     }
 
     fn stop(&mut self) {

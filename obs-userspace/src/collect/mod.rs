@@ -16,6 +16,7 @@ use crate::{
     kernel::{
         load::{KernelError, LoadOptions, Object},
         read::ProgramStats,
+        unwind::UnwindMaps,
     },
     model::{process::ProcessEvent, profile::ValueType, record::Record, summary::SampleCounts},
 };
@@ -135,6 +136,12 @@ pub trait Collector: Send {
 
     /// What the BPF programs cost so far.
     fn program_stats(&self) -> Vec<ProgramStats>;
+
+    /// The maps of the in-kernel unwinder, for whoever supplies it; once, and `None` for collectors without stacks.
+    ///
+    /// # Errors
+    /// If they cannot be mapped.
+    fn take_unwind_maps(&mut self) -> Result<Option<UnwindMaps>, KernelError>;
 
     /// Stops measuring; what was measured can still be drained.
     fn stop(&mut self);

@@ -1,5 +1,7 @@
 //! The only place that wires stages together.
 
+mod convert;
 pub mod record;
 mod signals;
 mod targets;
+mod unwind;

@@ -4,33 +4,41 @@
 //! queue that could overflow. What waits, waits in the kernel's bounded maps, which count what they refuse.
 
 use std::{
-    collections::BTreeMap,
+    collections::HashSet,
     ffi::OsString,
-    os::fd::BorrowedFd,
+    os::fd::{AsFd as _, BorrowedFd},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::Errno,
 };
 
 use super::{
+    convert::process_event,
     signals::EndRequests,
     targets::{Targets, check_threads},
+    unwind::Supply,
 };
 use crate::{
     collect::{Collector, CollectorSpec, Settings},
-    enrich::{ProfileBuilder, ProfileHeader, process::Ledger},
+    enrich::{
+        build::{BuildOptions, BuiltProfile, FrameDetail, ProfileBuilder, ValueSource},
+        process::{Ledger, Procfs},
+        symbolize::{Symbolizer, SymbolizerOptions},
+    },
     kernel::{
         launch::{Held, Running},
         read::{RunTimeStats, map_memory_bytes},
-        sideband::Sideband,
+        sideband::{Sideband, SidebandOptions},
     },
     model::{
+        process::{ProcessEvent, ProcessKey},
         profile::Profile,
-        summary::{Cost, ProgramCost, SampleCounts, Summary},
+        record::Record,
+        summary::{Cost, ProgramCost, Summary},
     },
     telemetry::cost,
 };
@@ -40,6 +48,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How often counts are taken out of the kernel: often enough that its maps do not fill, seldom enough to cost little.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// Most files whose addresses lack names that a summary speaks of.
+const PROBLEMS_SHOWN_MAX: usize = 5;
 
 /// What to record.
 #[derive(Debug)]
@@ -96,31 +107,25 @@ impl Recorded {
 /// If what was asked for does not exist, or the kernel refuses.
 pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result<Recorded> {
     let Recording { spec, mut settings, duration, command } = recording;
-    let mut notes = Vec::new();
     let cpu_before = cost::cpu_time();
     let mut targets = Targets::open(&settings.filter.pids)?;
     check_threads(&settings.filter.tids)?;
     let signals = EndRequests::listen().context("cannot listen for signals")?;
 
-    let held = if command.is_empty() { None } else { Some(hold(&command)?) };
+    let held = if command.is_empty() {
+        None
+    } else {
+        Some(Held::start(&command).with_context(|| format!("cannot start {}", command[0].display()))?)
+    };
     if let Some(held) = &held {
         settings.filter.pids.push(held.pid());
         targets = Targets::open(&[held.pid()])?;
     }
-    let stats = RunTimeStats::enable();
-    if let Err(error) = &stats {
-        notes.push(format!("the cost inside the kernel is not known: {error}"));
-    }
-    let mut session = Session {
-        // Before the collector: a process that it measures must not have begun unseen.
-        sideband: Sideband::open().inspect_err(|error| notes.push(without_sideband(error))).ok(),
-        collector: (spec.start)(&settings)?,
-        ledger: Ledger::new(),
-        builder: ProfileBuilder::new(),
-    };
+    let mut session = Session::start(spec, &settings)?;
     let started = Instant::now();
     let started_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let running = held.map(|held| held.release().with_context(|| format!("cannot run {}", quoted(&command)))).transpose()?;
+    let running = held.map(Held::release).transpose();
+    let running = running.with_context(|| format!("cannot run {}", command[0].display()))?;
 
     let deadline = duration.map(|duration| started + duration);
     session.measure(started, deadline, &signals, &mut targets, show)?;
@@ -130,33 +135,211 @@ pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result
     session.drain()?;
 
     show(&Phase::Symbolizing);
-    let Session { sideband, collector, ledger, builder } = session;
-    let side_band_lost = sideband.map_or(0, |sideband| sideband.lost_count());
-    if side_band_lost > 0 {
-        notes.push(format!("{side_band_lost} notices of new mappings were lost: some frames may lack names"));
+    let (profile, mut summary) = session.finish(nanoseconds(started_unix), nanoseconds(elapsed))?;
+    summary.collector = spec.name.to_owned();
+    summary.duration_seconds = elapsed.as_secs_f64();
+    summary.event = Some(settings.event.name().to_owned());
+    summary.frequency_hertz = Some(u64::from(settings.frequency.hertz()));
+    Ok(Recorded { profile, command: running, summary, cpu_before })
+}
+
+/// A recording under way.
+struct Session {
+    collector: Box<dyn Collector>,
+    sideband: Option<Sideband>,
+    supply: Option<Supply>,
+    /// Written by the thread that builds unwind tables, so that they are loaded at once.
+    table_built: rustix::fd::OwnedFd,
+    stats: Option<RunTimeStats>,
+    ledger: Ledger,
+    builder: ProfileBuilder,
+    /// Process images that were measured and have not ended.
+    measured: HashSet<ProcessKey>,
+    drained: Instant,
+    side_band_lost: u64,
+    notes: Vec<String>,
+}
+
+impl Session {
+    fn start(spec: &CollectorSpec, settings: &Settings) -> anyhow::Result<Self> {
+        let mut notes = Vec::new();
+        let stats = RunTimeStats::enable();
+        let stats = stats.inspect_err(|error| notes.push(format!("the cost inside the kernel is not known: {error}"))).ok();
+        // Inodes, not build ids: /proc tells inodes too, so that both sources mean the same file.
+        // Before the collector: a process that it measures must not have begun unseen.
+        let options = SidebandOptions { build_ids: false, ..SidebandOptions::default() };
+        let sideband = Sideband::open(options);
+        let sideband = sideband
+            .inspect_err(|error| notes.push(format!("processes that end quickly may lack names: {error}")))
+            .ok();
+        let mut collector = (spec.start)(settings)?;
+
+        let table_built = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("cannot make an event")?;
+        let waker = table_built.try_clone().context("cannot share an event")?;
+        // A counter that is full has woken this thread already.
+        let wake = move || {
+            let _ = rustix::io::write(&waker, &1_u64.to_ne_bytes());
+        };
+        let maps = collector.take_unwind_maps()?;
+        let supply = maps.map(|maps| Supply::start(maps, wake)).transpose().context("cannot start a thread")?;
+
+        let values = collector.value_types();
+        let weighted = values.iter().enumerate().map(|(index, value)| {
+            (*value, if index == 0 { ValueSource::Count } else { ValueSource::Weight })
+        });
+        let options = BuildOptions {
+            collector: spec.name,
+            values: weighted.collect(),
+            period: collector.period().zip(values.last()).map(|(period, kind)| (*kind, period)),
+            detail: FrameDetail::Lines,
+        };
+        Ok(Self {
+            collector,
+            sideband,
+            supply,
+            table_built,
+            stats,
+            ledger: Ledger::new(Procfs::new()),
+            builder: ProfileBuilder::new(options),
+            measured: HashSet::new(),
+            drained: Instant::now(),
+            side_band_lost: 0,
+            notes,
+        })
     }
-    let header = ProfileHeader {
-        collector: spec.name,
-        value_types: collector.value_types().to_vec(),
-        period: collector.period().zip(collector.value_types().last()).map(|(period, kind)| (*kind, period)),
-        started_unix_ns: nanoseconds(started_unix),
-        duration_ns: nanoseconds(elapsed),
-    };
-    let samples = collector.sample_counts()?;
-    let costs = costs(&*collector, stats.is_ok());
-    let built = builder.finish(header, &ledger);
-    let samples = SampleCounts { lost: with_unjoined(samples.lost.clone(), samples.taken, built.samples_count), ..samples };
-    let summary = Summary {
-        collector: spec.name.to_owned(),
-        duration_seconds: elapsed.as_secs_f64(),
-        event: Some(settings.event.name().to_owned()),
-        frequency_hertz: Some(u64::from(settings.frequency.hertz())),
-        samples,
-        user_stacks: built.user_stacks,
-        frames: built.frames,
-        processes: built.processes,
-        cost: costs,
-        notes,
-    };
-    Ok(Recorded { profile: built.profile, command: running, summary, cpu_before })
+
+    /// Measures until the deadline, a signal, or the end of everything that was chosen.
+    fn measure(
+        &mut self,
+        started: Instant,
+        deadline: Option<Instant>,
+        signals: &EndRequests,
+        targets: &mut Targets,
+        show: &mut dyn FnMut(&Phase),
+    ) -> anyhow::Result<()> {
+        loop {
+            let now = Instant::now();
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(());
+            }
+            self.sleep(left.map_or(TICK, |left| left.min(TICK)), signals.as_fd(), targets.wake_fd())?;
+            let ended = targets.all_ended();
+            self.look()?;
+            if self.drained.elapsed() >= DRAIN_EVERY {
+                self.drain()?;
+            }
+            if ended || signals.received() {
+                return Ok(());
+            }
+            show(&Phase::Recording { elapsed: started.elapsed(), samples: self.collector.sample_counts()?.taken });
+        }
+    }
+
+    /// Waits until something happens, at most `timeout`.
+    fn sleep(&self, timeout: Duration, signals: BorrowedFd<'_>, targets: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
+        let own = [signals, self.collector.wake_fd(), self.table_built.as_fd()];
+        let others = self.sideband.iter().flat_map(Sideband::fds).chain(targets);
+        let mut fds: Vec<_> =
+            own.into_iter().chain(others).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error).context("cannot wait for samples"),
+        }
+    }
+
+    /// Takes what cannot wait: what processes do, which of them are measured, and which unwind tables are ready.
+    fn look(&mut self) -> anyhow::Result<()> {
+        let Self { collector, sideband, supply, ledger, measured, .. } = self;
+        if let Some(sideband) = sideband {
+            let read = sideband.read(|event| {
+                if let Some(event) = process_event(event) {
+                    ledger.apply(event);
+                }
+            });
+            self.side_band_lost += read.lost;
+        }
+        let mut events = Vec::new();
+        collector.poll(&mut events)?;
+        for event in events {
+            if let ProcessEvent::Seen { key, .. } = event {
+                measured.insert(key);
+            }
+            ledger.apply(event);
+        }
+        if let Some(supply) = supply {
+            // The counter only wakes; that it may be empty is the usual case.
+            let _ = rustix::io::read(&self.table_built, &mut [0; 8]);
+            supply.tell(ledger, measured)?;
+            supply.load_built()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the counts out of the kernel.
+    fn drain(&mut self) -> anyhow::Result<()> {
+        let mut records = Vec::new();
+        self.collector.drain(&mut records)?;
+        for record in &records {
+            match record {
+                Record::StackSample(sample) => self.builder.add(&mut self.ledger, sample),
+                // Recordings are made of stacks; the agent takes the other shapes.
+                Record::Counter(_) | Record::Gauge(_) | Record::Histogram(_) | Record::Event(_) => {}
+            }
+        }
+        if let Some(supply) = &mut self.supply {
+            for ended in self.measured.extract_if(|key| self.ledger.has_ended(*key)) {
+                supply.forget(ended);
+            }
+            supply.begin_epoch()?;
+        }
+        self.drained = Instant::now();
+        Ok(())
+    }
+
+    /// Finds names, and adds everything up.
+    fn finish(self, started_unix_ns: u64, duration_ns: u64) -> anyhow::Result<(Profile, Summary)> {
+        let Self { collector, supply, stats, mut ledger, builder, side_band_lost, mut notes, .. } = self;
+        let mut symbolizer = Symbolizer::new(SymbolizerOptions::default());
+        let mut samples = collector.sample_counts()?;
+        let programs: Vec<_> = collector.program_stats();
+        let map_bytes = map_memory_bytes().context("cannot read the size of the BPF maps")?;
+        let BuiltProfile { profile, user_stacks, frames, processes, samples: _, samples_dropped, problems } =
+            builder.finish(&mut ledger, &mut symbolizer, started_unix_ns, duration_ns);
+        if samples_dropped > 0 {
+            samples.taken -= samples_dropped;
+            samples.lost.insert("too many different stacks".to_owned(), samples_dropped);
+        }
+        if side_band_lost > 0 {
+            notes.push(format!("{side_band_lost} notices of processes were lost: some frames may lack names"));
+        }
+        for problem in problems.iter().take(PROBLEMS_SHOWN_MAX) {
+            let detail = problem.detail.as_deref().map_or(String::new(), |detail| format!(" ({detail})"));
+            let path = if problem.path.is_empty() { "unknown file" } else { &*problem.path };
+            notes.push(format!("{path}: {} addresses without a name: {}{detail}", problem.addresses, problem.reason.phrase()));
+        }
+        if let Some(supply) = &supply {
+            notes.extend(supply.notes());
+        }
+        let run_time_ns: u64 = programs.iter().map(|program| program.run_time_ns).sum();
+        let cost = Cost {
+            bpf_cpu_seconds: stats.map(|_| Duration::from_nanos(run_time_ns).as_secs_f64()),
+            map_bytes,
+            programs: programs
+                .into_iter()
+                .map(|program| ProgramCost {
+                    name: program.name,
+                    run_count: program.run_count,
+                    run_time_ns: program.run_time_ns,
+                })
+                .collect(),
+            ..Cost::default()
+        };
+        Ok((profile, Summary { samples, user_stacks, frames, processes, cost, notes, ..Summary::default() }))
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

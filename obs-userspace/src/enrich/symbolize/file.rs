@@ -1,0 +1,278 @@
+//! All names that are wanted of one file.
+
+use std::{collections::HashMap, fs::File, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+
+use super::{
+    FileError, NamedFrame, Names, NoSymbol, REMEMBERED_NAMES_MAX, SymbolizerOptions,
+    cache::{self, DiskCache},
+    debug_file::{self, DebugFile},
+    demangle::{demangle, presentable},
+    dwarf::{self, DwarfFrames},
+    elf::ElfHeaders,
+    plt, symbols,
+};
+use crate::{enrich::process::CodeFile, model::process::BuildId};
+
+/// How far from a program's entry point code is still taken for its first function, in bytes: all C libraries' is shorter
+/// than 64.
+const START_BYTES_MAX: u64 = 48;
+
+/// What was found of a file.
+#[derive(Debug)]
+pub(super) struct FileNames {
+    pub(super) build_id: Option<BuildId>,
+    /// Address as `readelf` shows it, and names, for each offset that was asked for, in the same order.
+    pub(super) places: Vec<(u64, Names)>,
+}
+
+/// Which content of which file: what was found of one is true of it only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Content {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+/// Names of earlier batches: at most [`REMEMBERED_NAMES_MAX`], in two generations, of which the older one is let go when
+/// the younger is full.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    younger: HashMap<(Content, u64), Names>,
+    older: HashMap<(Content, u64), Names>,
+}
+
+impl Remembered {
+    fn get(&mut self, content: Content, address: u64) -> Option<Names> {
+        let key = (content, address);
+        if let Some(names) = self.younger.get(&key) {
+            return Some(names.clone());
+        }
+        let names = self.older.remove(&key)?;
+        self.insert(content, address, names.clone());
+        Some(names)
+    }
+
+    fn insert(&mut self, content: Content, address: u64, names: Names) {
+        if self.younger.len() >= REMEMBERED_NAMES_MAX / 2 {
+            self.older = std::mem::take(&mut self.younger);
+        }
+        self.younger.insert((content, address), names);
+    }
+}
+
+/// Names for some offsets of a file, which must ascend.
+///
+/// # Errors
+/// If the file cannot be opened or read, is not the one that was mapped, or is not an ELF file.
+pub(super) fn names(
+    code: &CodeFile,
+    offsets: &[u64],
+    options: &SymbolizerOptions,
+    cache: Option<&DiskCache>,
+    remembered: &mut Remembered,
+) -> Result<FileNames, FileError> {
+    let opened = code.open()?;
+    let file = opened.file();
+    let headers = ElfHeaders::read(file)?;
+    if code.build_id.is_some() && code.build_id != headers.build_id {
+        return Err(FileError::Replaced { path: Arc::clone(&code.path) });
+    }
+    let status = file.metadata().map_err(|source| FileError::Read { what: "file status", source })?;
+    let content = Content {
+        device: status.dev(),
+        inode: status.ino(),
+        bytes: status.size(),
+        changed: (status.ctime(), status.ctime_nsec()),
+    };
+    let addresses: Vec<Option<u64>> = offsets.iter().map(|offset| headers.address_of(*offset)).collect();
+    let mut known: HashMap<u64, Names> =
+        addresses.iter().flatten().filter_map(|address| Some((*address, remembered.get(content, *address)?))).collect();
+    let mut missing: Vec<u64> =
+        addresses.iter().flatten().copied().filter(|address| !known.contains_key(address)).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if !missing.is_empty() {
+        let is_roots = status.uid() == 0 && status.mode() & 0o022 == 0;
+        let fresh = Reading { code, file, headers: &headers, options }.all(&missing, cache, content, is_roots)?;
+        for (address, names) in fresh {
+            remembered.insert(content, address, names.clone());
+            known.insert(address, names);
+        }
+    }
+    let places = offsets.iter().zip(addresses).map(|(offset, address)| match address {
+        Some(address) => (address, known.get(&address).cloned().unwrap_or(Err(NoSymbol::Stripped))),
+        // In no segment: the file is not what was mapped there, or is damaged.
+        None => (*offset, Err(NoSymbol::NotElf)),
+    });
+    Ok(FileNames { places: places.collect(), build_id: headers.build_id.clone() })
+}
+
+/// A name without anything else, demangled.
+pub(super) fn plain(name: &str) -> Arc<[NamedFrame]> {
+    plain_as_is(&demangle(name))
+}
+
+/// A name without anything else, as it is.
+pub(super) fn plain_as_is(name: &str) -> Arc<[NamedFrame]> {
+    [NamedFrame { function: name.into(), source: None, is_inlined: false }].as_slice().into()
+}
+
+/// A file that is being read.
+struct Reading<'a> {
+    code: &'a CodeFile,
+    file: &'a File,
+    headers: &'a ElfHeaders,
+    options: &'a SymbolizerOptions,
+}
+
+impl Reading<'_> {
+    /// Names for some addresses, which must ascend: from disk, and the rest from the file, and to disk.
+    fn all(
+        &self,
+        addresses: &[u64],
+        cache: Option<&DiskCache>,
+        content: Content,
+        is_roots: bool,
+    ) -> Result<Vec<(u64, Names)>, FileError> {
+        let has_dwarf = self.options.reads_dwarf && dwarf::has_dwarf(self.headers);
+        let folders = &self.options.debug_folders;
+        let debug = if has_dwarf {
+            None
+        } else {
+            debug_file::find(self.file, self.headers, Path::new(&*self.code.path), folders)
+        };
+        let key = cache.and_then(|_| self.key(content, is_roots));
+        // With other sources, there may be other names.
+        let sources = format!("dwarf {has_dwarf} {}, separate {}", self.options.reads_dwarf, debug.is_some());
+        let mut kept = match (cache, &key) {
+            (Some(cache), Some(key)) => cache.load(key, &sources),
+            _ => cache::Names::new(),
+        };
+        let missing: Vec<u64> = addresses.iter().copied().filter(|address| !kept.contains_key(address)).collect();
+        if !missing.is_empty() {
+            kept.extend(self.read(&missing, debug.as_ref(), has_dwarf)?);
+            if let (Some(cache), Some(key)) = (cache, &key)
+                && let Err(error) = cache.store(key, &sources, &kept)
+            {
+                tracing::warn!(path = %cache.as_ref().display(), %error, "cannot keep names on disk");
+            }
+        }
+        let names = |address: &u64| kept.get(address).filter(|frames| !frames.is_empty()).cloned();
+        Ok(addresses.iter().map(|address| (*address, names(address).ok_or(NoSymbol::Stripped))).collect())
+    }
+
+    /// Under which key names are kept on disk. A build id is only a claim of whoever made the file: what is not root's
+    /// own is kept for that very file alone, so that nobody can give names to another's code.
+    fn key(&self, content: Content, is_roots: bool) -> Option<String> {
+        let build_id = self.headers.build_id.as_ref()?;
+        let Content { device, inode, bytes, changed: (seconds, nanoseconds) } = content;
+        let key = if is_roots {
+            format!("{build_id}-{bytes:x}")
+        } else {
+            format!("{build_id}-{bytes:x}-{device:x}-{inode:x}-{seconds:x}-{nanoseconds:x}")
+        };
+        cache::is_key(&key).then_some(key)
+    }
+
+    /// Reads names from the file and its separate debug information. An address without name gets no frames.
+    fn read(&self, addresses: &[u64], debug: Option<&DebugFile>, has_dwarf: bool) -> Result<cache::Names, FileError> {
+        let mut found: Vec<Option<String>> = vec![None; addresses.len()];
+        if let Some(debug) = debug {
+            match symbols::find(&debug.file, &debug.headers, addresses) {
+                Ok(symbols) => found = symbols.into_iter().map(|symbol| symbol.map(|symbol| symbol.name)).collect(),
+                Err(error) => {
+                    tracing::debug!(path = %self.code.path, %error, "no symbols from separate debug information");
+                }
+            }
+        }
+        for (found, symbol) in found.iter_mut().zip(symbols::find(self.file, self.headers, addresses)?) {
+            if found.is_none() {
+                *found = symbol.map(|symbol| symbol.name);
+            }
+        }
+        let mut lines = self.dwarf(addresses, debug, has_dwarf);
+        let stubs: Vec<u64> =
+            addresses.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(address, _)| *address).collect();
+        let stubs = plt::find(self.file, self.headers, &stubs).unwrap_or_else(|error| {
+            tracing::debug!(path = %self.code.path, %error, "no names for a file's stubs");
+            HashMap::new()
+        });
+        let frames = addresses.iter().zip(found).enumerate().map(|(index, (address, symbol))| {
+            let lines = lines.get_mut(index).and_then(Option::take);
+            let entry_distance = address.wrapping_sub(self.headers.entry);
+            let name = symbol.map(|symbol| demangle(&symbol)).or_else(|| {
+                let stub = stubs.get(address).map(|name| format!("{}@plt", demangle(name)));
+                // A stripped program still says where it starts.
+                let start =
+                    || (self.headers.entry != 0 && entry_distance < START_BYTES_MAX).then(|| "_start".to_owned());
+                stub.or_else(|| lines.as_ref()?.function.as_deref().map(demangle)).or_else(start)
+            });
+            (*address, frames(name, lines))
+        });
+        Ok(frames.collect())
+    }
+
+    fn dwarf(&self, addresses: &[u64], debug: Option<&DebugFile>, has_dwarf: bool) -> Vec<Option<DwarfFrames>> {
+        if !self.options.reads_dwarf {
+            return Vec::new();
+        }
+        let (file, headers) = match debug {
+            Some(debug) if dwarf::has_dwarf(&debug.headers) => (&debug.file, &debug.headers),
+            _ if has_dwarf => (self.file, self.headers),
+            _ => return Vec::new(),
+        };
+        dwarf::find(file, headers, &self.options.debug_folders, addresses).unwrap_or_else(|error| {
+            tracing::info!(path = %self.code.path, %error, "no inlined functions and source lines for a file");
+            Vec::new()
+        })
+    }
+}
+
+/// Puts together what the symbol tables and DWARF say, innermost first. The function that was not inlined goes by its
+/// symbol's name, which tells apart what the compiler split or cloned, and is the one that people know.
+fn frames(name: Option<String>, lines: Option<DwarfFrames>) -> Arc<[NamedFrame]> {
+    let Some(name) = name else { return Arc::from([]) };
+    let source = |source: Option<(String, u32)>| source.map(|(file, line)| (presentable(&file).into(), line));
+    let (outer_source, inlined) = lines.map_or((None, Vec::new()), |lines| (lines.source, lines.inlined));
+    let outer = NamedFrame { function: name.into(), source: source(outer_source), is_inlined: false };
+    inlined
+        .into_iter()
+        .rev()
+        .map(|(name, place)| NamedFrame { function: demangle(&name).into(), source: source(place), is_inlined: true })
+        .chain([outer])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembered_names_are_bounded_and_used_ones_stay() {
+        let content = Content { device: 1, inode: 2, bytes: 3, changed: (4, 5) };
+        let mut remembered = Remembered::default();
+        let names = || Ok(plain_as_is("x"));
+        remembered.insert(content, 0, names());
+        for address in 1..200_000 {
+            remembered.insert(content, address, names());
+            assert!(remembered.get(content, 0).is_some());
+        }
+        assert!(remembered.younger.len() + remembered.older.len() <= REMEMBERED_NAMES_MAX);
+        assert_eq!(remembered.get(content, 1), None);
+        assert_eq!(remembered.get(Content { changed: (4, 6), ..content }, 0), None, "the file has changed");
+    }
+
+    #[test]
+    fn inlined_functions_come_first() {
+        let at = |line| Some(("a.c".to_owned(), line));
+        let lines = DwarfFrames {
+            function: Some("f".to_owned()),
+            source: at(1),
+            inlined: vec![("g".to_owned(), at(2)), ("h".to_owned(), at(3))],
+        };
+        let frames = frames(Some("f.part.0".to_owned()), Some(lines));
+        let shown: Vec<_> = frames.iter().map(|f| (&*f.function, f.source.as_ref().unwrap().1, f.is_inlined)).collect();
+        assert_eq!(shown, [("h", 3, true), ("g", 2, true), ("f.part.0", 1, false)]);
+    }
+}

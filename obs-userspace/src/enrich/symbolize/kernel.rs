@@ -1,0 +1,191 @@
+//! Names of kernel addresses, from `/proc/kallsyms`: the kernel's own, its modules', and loaded BPF programs'.
+//!
+//! One pass over the file answers all addresses of a batch. (Keeping the 120,000 to 300,000 symbols of a kernel would take
+//! 8 to 20 MB; blazesym's look-up does.)
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
+
+use super::reason::NoSymbol;
+
+/// Most bytes that are read of the kernel's symbols.
+const KALLSYMS_BYTES_MAX: u64 = 256 << 20;
+
+/// Most bytes from a symbol to an address that it is taken to cover: the file has no sizes.
+const KERNEL_SYMBOL_BYTES_MAX: u64 = 1 << 20;
+
+/// A kernel symbol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KernelSymbol {
+    pub(super) name: String,
+    /// The module that it belongs to (`bpf` for programs); `None` for the kernel itself.
+    pub(super) module: Option<String>,
+}
+
+/// Names kernel addresses, which must ascend. The answers are in the same order.
+pub(super) fn find(kallsyms: &Path, addresses: &[u64]) -> Vec<Result<KernelSymbol, NoSymbol>> {
+    match File::open(kallsyms) {
+        Ok(file) => find_in(BufReader::with_capacity(64 << 10, file.take(KALLSYMS_BYTES_MAX)), addresses),
+        Err(error) => {
+            tracing::warn!(path = %kallsyms.display(), %error, "cannot read the kernel's symbols; its frames stay unnamed");
+            vec![Err(NoSymbol::KernelUnreadable); addresses.len()]
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Nearest {
+    start: u64,
+    is_code: bool,
+    symbol: KernelSymbol,
+}
+
+fn find_in(mut lines: impl BufRead, addresses: &[u64]) -> Vec<Result<KernelSymbol, NoSymbol>> {
+    debug_assert!(addresses.is_sorted());
+    let mut slots: Vec<Option<Nearest>> = vec![None; addresses.len()];
+    let mut is_hidden = true;
+    let mut line = Vec::new();
+    // Ends: the reader is bounded.
+    loop {
+        line.clear();
+        match lines.read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot read on in the kernel's symbols");
+                break;
+            }
+        }
+        let Some((start, kind, name, module)) = parse_line(&line) else { continue };
+        // All addresses read as zero for those who may not know them.
+        is_hidden &= start == 0;
+        let place = addresses.partition_point(|address| *address < start);
+        let Some(slot) = slots.get_mut(place) else { continue };
+        let is_code = matches!(kind, b't' | b'T' | b'w' | b'W' | b'i' | b'I');
+        // Of several names of the same code, one of code before others, then that with the fewest underscores; the first
+        // one wins.
+        let underscores = |name: &str| name.bytes().take_while(|byte| *byte == b'_').count();
+        let is_better = slot.as_ref().is_none_or(|known| {
+            start > known.start
+                || start == known.start
+                    && (!is_code, underscores(name)) < (!known.is_code, underscores(&known.symbol.name))
+        });
+        if is_better {
+            let symbol = KernelSymbol { name: name.to_owned(), module: module.map(str::to_owned) };
+            *slot = Some(Nearest { start, is_code, symbol });
+        }
+    }
+    let mut nearest: Option<Nearest> = None;
+    slots
+        .into_iter()
+        .zip(addresses)
+        .map(|(slot, address)| {
+            nearest = slot.or_else(|| nearest.take());
+            match &nearest {
+                _ if is_hidden => Err(NoSymbol::KernelHidden),
+                Some(found) if found.is_code && address - found.start < KERNEL_SYMBOL_BYTES_MAX => {
+                    Ok(found.symbol.clone())
+                }
+                Some(_) | None => Err(NoSymbol::KernelUnknown),
+            }
+        })
+        .collect()
+}
+
+/// `ffffffff81000000 T _stext` or `ffffffffc0201000 t name\t[module]`.
+fn parse_line(line: &[u8]) -> Option<(u64, u8, &str, Option<&str>)> {
+    let line = str::from_utf8(line).ok()?;
+    let mut fields = line.split_ascii_whitespace();
+    let start = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let kind = *fields.next()?.as_bytes().first()?;
+    let name = fields.next()?;
+    let module = fields.next().and_then(|module| module.strip_prefix('[')?.strip_suffix(']'));
+    Some((start, kind, name, module))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KALLSYMS: &str = "\
+0000000000000000 A fixed_percpu_data
+ffffffff81000000 T __pi__text
+ffffffff81000000 T _stext
+ffffffff81000010 T entry
+ffffffff81000020 d some_data
+ffffffff81000030 t schedule
+ffffffff82000000 T _etext
+ffffffff82000001 D data_start
+ffffffffc0001000 t nft_do_chain\t[nf_tables]
+ffffffffc0003000 t bpf_prog_6deef7357e7b4530_cpu\t[bpf]
+ffffffff81000018 t late
+";
+
+    fn names(text: &str, addresses: &[u64]) -> Vec<Result<String, NoSymbol>> {
+        let show = |symbol: KernelSymbol| match symbol.module {
+            Some(module) => format!("{} [{module}]", symbol.name),
+            None => symbol.name,
+        };
+        find_in(text.as_bytes(), addresses).into_iter().map(|found| found.map(show)).collect()
+    }
+
+    #[test]
+    fn nearest_before() {
+        let addresses = [
+            0xffff_ffff_8100_0000,
+            0xffff_ffff_8100_000f,
+            0xffff_ffff_8100_0010,
+            0xffff_ffff_8100_0019,
+            0xffff_ffff_8100_0021,
+            0xffff_ffff_8100_0034,
+            0xffff_ffff_8100_0035,
+            0xffff_ffff_8200_0005,
+            0xffff_ffff_c000_1fff,
+            0xffff_ffff_c000_3010,
+            0xffff_ffff_d000_0000,
+        ];
+        let expected = [
+            Ok("_stext"),
+            Ok("_stext"),
+            Ok("entry"),
+            Ok("late"),
+            Err(NoSymbol::KernelUnknown),
+            Ok("schedule"),
+            Ok("schedule"),
+            Err(NoSymbol::KernelUnknown),
+            Ok("nft_do_chain [nf_tables]"),
+            Ok("bpf_prog_6deef7357e7b4530_cpu [bpf]"),
+            Err(NoSymbol::KernelUnknown),
+        ];
+        assert_eq!(names(KALLSYMS, &addresses), expected.map(|name| name.map(str::to_owned)));
+        assert_eq!(names(KALLSYMS, &[5]), [Err(NoSymbol::KernelUnknown)]);
+    }
+
+    #[test]
+    fn hidden_addresses_are_a_reason_of_their_own() {
+        let hidden = "0000000000000000 T _stext\n0000000000000000 t schedule\n";
+        assert_eq!(names(hidden, &[0xffff_ffff_8100_0000]), [Err(NoSymbol::KernelHidden)]);
+        assert_eq!(find(Path::new("/nonexistent"), &[1]), [Err(NoSymbol::KernelUnreadable)]);
+    }
+
+    #[test]
+    fn hostile_lines() {
+        for text in ["", "\n", "x y z\n", "ffffffff81000000\n", "ffffffff81000000 \n", "ffffffff81000000 T\n", "\u{0}"]
+        {
+            assert_eq!(names(text, &[1]).len(), 1);
+        }
+    }
+
+    #[test]
+    fn the_running_kernels_own() {
+        let Ok(text) = std::fs::read_to_string("/proc/kallsyms") else { return };
+        let schedule =
+            text.lines().find(|line| line.ends_with(" T schedule")).and_then(|line| parse_line(line.as_bytes()));
+        let Some((start, ..)) = schedule.filter(|(start, ..)| *start != 0) else { return };
+        let found = find(Path::new("/proc/kallsyms"), &[start + 4]);
+        assert_eq!(found[0].as_ref().map(|symbol| &*symbol.name), Ok("schedule"));
+    }
+}

@@ -1,0 +1,40 @@
+//! What the kernel module says of processes, in the words of `model`.
+
+use std::sync::Arc;
+
+use crate::{
+    enrich::process::clean_path,
+    kernel::sideband::{FileIdentity, SidebandEvent},
+    model::process::{BuildId, FileId, MappedRegion, ProcessEvent},
+};
+
+/// The event in the ledger's words; `None` for what concerns threads only, or no process.
+pub(super) fn process_event(event: SidebandEvent) -> Option<ProcessEvent> {
+    match event {
+        SidebandEvent::Fork { pid, parent_pid, tid, time_ns } => {
+            (pid == tid).then_some(ProcessEvent::Fork { pid, parent_pid, time_ns })
+        }
+        SidebandEvent::Exec { pid, name, time_ns } => Some(ProcessEvent::Exec { pid, name: text(&name), time_ns }),
+        SidebandEvent::Rename { pid, tid, name, time_ns } => {
+            Some(ProcessEvent::Rename { pid, tid, name: text(&name), time_ns })
+        }
+        SidebandEvent::Mapped { pid, tid: _, time_ns, start, end, file_offset, path, file } => {
+            let (file, build_id) = match file {
+                FileIdentity::BuildId(bytes) => (None, BuildId::new(&bytes)),
+                // Memory that no file stands behind.
+                FileIdentity::Inode { device_major: 0, device_minor: 0, number: 0, generation: _ } => (None, None),
+                FileIdentity::Inode { device_major, device_minor, number, generation: _ } => {
+                    (Some(FileId { device_major, device_minor, inode: number }), None)
+                }
+            };
+            let region = MappedRegion { start, end, file_offset, path: clean_path(&path), file, build_id };
+            Some(ProcessEvent::Mapped { pid, time_ns, region })
+        }
+        SidebandEvent::Exited { pid, tid, time_ns } => (pid == tid).then_some(ProcessEvent::Exited { pid, time_ns }),
+        SidebandEvent::Lost { .. } => None,
+    }
+}
+
+fn text(bytes: &[u8]) -> Arc<str> {
+    String::from_utf8_lossy(bytes).into()
+}

@@ -1,0 +1,267 @@
+//! Keeps the kernel's unwinder supplied: tells it the mappings of processes that are measured, and loads the tables of
+//! the files that they map, as many as fit.
+//!
+//! A process is told at once, with files whose tables are not there yet; the kernel side counts what it had to cut
+//! meanwhile. Tables are shared by all processes that map the same file.
+
+mod worker;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
+
+use obs_common::{
+    stack::ImageKey,
+    unwind_map::{FILE_NONE, FILES_MAX, Mapping as WireMapping},
+};
+use obs_unwind::{BuildId, ElfImage, ExecutableSegment};
+
+use self::worker::{Built, Origin, Worker, with_bytes};
+use crate::{
+    enrich::{
+        process::{Code, Ledger, MappingTable},
+        symbolize::vdso_image,
+    },
+    kernel::{
+        load::KernelError,
+        unwind::{Full, TableArrays, UnwindMaps},
+    },
+    model::process::ProcessKey,
+};
+
+/// Epochs for which a table that nobody uses is kept when room is needed.
+const IDLE_EPOCHS_MIN: u32 = 2;
+
+/// What the unwinder's supply did.
+#[derive(Clone, Copy, Debug, Default)]
+struct SupplyCounts {
+    /// Tables taken away to make room.
+    tables_evicted: u64,
+    /// Tables that did not fit.
+    tables_refused: u64,
+    /// Processes that found no room.
+    processes_refused: u64,
+}
+
+/// A file that processes map.
+struct KnownFile {
+    origin: Origin,
+    /// Empty if the file is no ELF image that can be unwound: then the frame pointer is followed.
+    segments: Vec<ExecutableSegment>,
+    state: TableState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TableState {
+    /// Nobody asked for it yet, or it was evicted.
+    Absent,
+    /// The worker has it.
+    Asked,
+    /// It is in the kernel.
+    Loaded,
+    /// There is none to be had.
+    Impossible,
+}
+
+/// The supply.
+pub(super) struct Supply {
+    maps: UnwindMaps,
+    worker: Worker,
+    files: Vec<KnownFile>,
+    by_origin: HashMap<FileIdentity, u32>,
+    /// The same file may lie at many paths: containers of one image, each with its own copy.
+    by_build_id: HashMap<BuildId, u32>,
+    told: HashMap<ProcessKey, Arc<MappingTable>>,
+    counts: SupplyCounts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum FileIdentity {
+    File(usize),
+    Vdso,
+}
+
+impl Supply {
+    /// Begins supplying an unwinder. `wake` is called from another thread when [`Supply::load_built`] has work.
+    pub(super) fn start(maps: UnwindMaps, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
+        Ok(Self {
+            maps,
+            worker: Worker::start(wake)?,
+            files: Vec::new(),
+            by_origin: HashMap::new(),
+            by_build_id: HashMap::new(),
+            told: HashMap::new(),
+            counts: SupplyCounts::default(),
+        })
+    }
+
+    /// Tells the kernel side where the process images have their code, as far as that changed.
+    pub(super) fn tell(&mut self, ledger: &Ledger, keys: &HashSet<ProcessKey>) -> Result<(), KernelError> {
+        for key in keys {
+            let Some(mappings) = ledger.mappings(*key) else { continue };
+            if mappings.is_empty() || self.told.get(key).is_some_and(|told| Arc::ptr_eq(told, mappings)) {
+                continue;
+            }
+            let mappings = Arc::clone(mappings);
+            let wire: Vec<WireMapping> = mappings.iter().filter_map(|mapping| self.wire(mapping)).collect();
+            match self.maps.set_process(image_key(*key), &wire)? {
+                Ok(()) => {
+                    self.told.insert(*key, mappings);
+                }
+                Err(Full) => self.counts.processes_refused += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a process image that has ended.
+    pub(super) fn forget(&mut self, key: ProcessKey) {
+        if self.told.remove(&key).is_some() {
+            self.maps.remove_process(&image_key(key));
+        }
+    }
+
+    /// Loads the tables that are finished.
+    pub(super) fn load_built(&mut self) -> Result<(), KernelError> {
+        while let Some(Built { file, table }) = self.worker.next() {
+            let state = match table {
+                Ok(table) => self.load(file, &table)?,
+                Err(reason) => {
+                    if let Some(KnownFile { origin: Origin::File(code), .. }) = self.files.get(file as usize) {
+                        tracing::debug!(path = %code.path, %reason, "no unwind table");
+                    }
+                    TableState::Impossible
+                }
+            };
+            if let Some(known) = self.files.get_mut(file as usize) {
+                known.state = state;
+            }
+        }
+        Ok(())
+    }
+
+    /// Once in a while: asks again for tables that the kernel side missed.
+    pub(super) fn begin_epoch(&mut self) -> Result<(), KernelError> {
+        let epoch = self.maps.epoch();
+        for used in self.maps.uses(self.files.len() as u32)? {
+            if !used.is_loaded && used.epoch == epoch {
+                self.ask(used.file);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a reader of the recording should know of the supply, one sentence each.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let SupplyCounts { tables_refused, tables_evicted, processes_refused } = self.counts;
+        let count = |count: u64, what: &str| (count > 0).then(|| format!("{count} {what}"));
+        [
+            count(tables_refused, "unwind tables did not fit into their memory: stacks through those files are cut"),
+            count(tables_evicted, "unwind tables were taken away to make room for others"),
+            count(processes_refused, "times the mappings of a process did not fit: its stacks are cut"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn load(&mut self, file: u32, table: &obs_unwind::UnwindTable) -> Result<TableState, KernelError> {
+        let Ok(first_page) = u32::try_from(table.first_page()) else { return Ok(TableState::Impossible) };
+        let arrays = TableArrays { first_page, pages: table.pages(), rows: table.rows(), rules: table.rules() };
+        loop {
+            match self.maps.set_table(file, &arrays)? {
+                Ok(()) => return Ok(TableState::Loaded),
+                Err(Full) if self.evict()? => {}
+                Err(Full) => {
+                    self.counts.tables_refused += 1;
+                    return Ok(TableState::Absent);
+                }
+            }
+        }
+    }
+
+    /// Takes away the table that was used least recently. False if all were used just now.
+    fn evict(&mut self) -> Result<bool, KernelError> {
+        let epoch = self.maps.epoch();
+        let uses = self.maps.uses(self.files.len() as u32)?;
+        let idle = |used_epoch: u32| epoch.wrapping_sub(used_epoch);
+        let oldest = uses.iter().filter(|used| used.is_loaded).max_by_key(|used| idle(used.epoch));
+        let Some(oldest) = oldest.filter(|used| idle(used.epoch) >= IDLE_EPOCHS_MIN) else { return Ok(false) };
+        self.maps.clear_table(oldest.file)?;
+        self.counts.tables_evicted += 1;
+        if let Some(known) = self.files.get_mut(oldest.file as usize) {
+            known.state = TableState::Absent;
+        }
+        Ok(true)
+    }
+
+    /// A mapping as the kernel side reads it; `None` for what user code never runs in.
+    fn wire(&mut self, mapping: &crate::enrich::process::Mapping) -> Option<WireMapping> {
+        let (start, end) = (mapping.start, mapping.end);
+        let by_pointer = WireMapping { start, end, bias: 0, file: FILE_NONE, reserved: 0 };
+        let file = match &mapping.code {
+            Code::File(file) => self.file(FileIdentity::File(Arc::as_ptr(file).addr()), || Origin::File(Arc::clone(file))),
+            Code::Vdso => self.file(FileIdentity::Vdso, || Origin::Vdso(vdso_image().unwrap_or_default().into())),
+            Code::Anonymous => None,
+            Code::Vsyscall => return None,
+        };
+        let Some(file) = file else { return Some(by_pointer) };
+        let known = self.files.get(file as usize)?;
+        match obs_unwind::load_bias(&known.segments, start, mapping.file_offset) {
+            Some(bias) => {
+                self.ask(file);
+                Some(WireMapping { start, end, bias, file, reserved: 0 })
+            }
+            None => Some(by_pointer),
+        }
+    }
+
+    /// The number of a file; `None` if there are too many.
+    fn file(&mut self, identity: FileIdentity, origin: impl FnOnce() -> Origin) -> Option<u32> {
+        if let Some(file) = self.by_origin.get(&identity) {
+            return Some(*file);
+        }
+        let file = u32::try_from(self.files.len()).ok().filter(|file| *file < FILES_MAX)?;
+        let origin = origin();
+        let headers = with_bytes(&origin, |bytes| {
+            let image = ElfImage::parse(bytes).map_err(|error| error.to_string())?;
+            Ok((image.executable_segments().to_vec(), image.build_id().cloned()))
+        });
+        let segments = match headers {
+            Ok((segments, Some(build_id))) => match self.by_build_id.get(&build_id) {
+                Some(twin) if self.files.get(*twin as usize).is_some_and(|known| known.segments == segments) => {
+                    self.by_origin.insert(identity, *twin);
+                    return Some(*twin);
+                }
+                _ => {
+                    self.by_build_id.insert(build_id, file);
+                    segments
+                }
+            },
+            Ok((segments, None)) => segments,
+            Err(reason) => {
+                if let Origin::File(code) = &origin {
+                    tracing::debug!(path = %code.path, %reason, "not unwound by tables");
+                }
+                Vec::new()
+            }
+        };
+        self.files.push(KnownFile { origin, segments, state: TableState::Absent });
+        self.by_origin.insert(identity, file);
+        Some(file)
+    }
+
+    /// Has a table built, unless that was done or is of no use.
+    fn ask(&mut self, file: u32) {
+        let Some(known) = self.files.get_mut(file as usize) else { return };
+        if known.state == TableState::Absent && self.worker.ask(file, known.origin.clone()) {
+            known.state = TableState::Asked;
+        }
+    }
+}
+
+fn image_key(key: ProcessKey) -> ImageKey {
+    ImageKey { started_ns: key.started_ns, tgid: key.pid, exec_id: key.exec_id }
+}
