@@ -75,7 +75,7 @@ pub enum Output {
 }
 
 /// What a collector is started with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Whom to measure.
     pub filter: Filter,
@@ -85,6 +85,23 @@ pub struct Settings {
     pub frequency: Frequency,
     /// Whether the BPF programs' own diagnostics are wanted.
     pub bpf_log: bool,
+    /// Memory in the kernel for unwind tables, in bytes, for collectors that take stacks.
+    pub unwind_bytes: u32,
+}
+
+/// Enough for the largest library that is common (LLVM: 5 MB) and some hundred of the usual size.
+pub const UNWIND_BYTES_DEFAULT: u32 = 16 << 20;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            event: SamplingEvent::default(),
+            frequency: Frequency::default(),
+            bpf_log: false,
+            unwind_bytes: UNWIND_BYTES_DEFAULT,
+        }
+    }
 }
 
 /// A collector at work. Dropping it removes everything from the kernel.
@@ -127,7 +144,11 @@ pub trait Collector: Send {
 fn load(spec: &CollectorSpec, settings: &Settings) -> Result<Object, KernelError> {
     let bytes = objects::OBJECTS.iter().find(|(name, _)| *name == spec.object).map(|(_, bytes)| *bytes);
     let bytes = bytes.ok_or(KernelError::Missing { object: spec.object, part: "embedded bytes" })?;
-    crate::kernel::load::load(spec.object, bytes, &LoadOptions { filter: &settings.filter, log: settings.bpf_log })
+    crate::kernel::load::load(
+        spec.object,
+        bytes,
+        &LoadOptions { filter: &settings.filter, log: settings.bpf_log, unwind_bytes: settings.unwind_bytes },
+    )
 }
 
 #[cfg(test)]

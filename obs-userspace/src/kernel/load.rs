@@ -9,11 +9,14 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, Map},
-    programs::ProgramError,
+    programs::{ProgramError, ProgramType},
+    sys::is_helper_supported,
 };
+use aya_obj::generated::bpf_func_id;
 use obs_common::{
     filter::{BY_CGROUP, BY_COMM, BY_TGID, BY_TID, NOT_SELF},
     limits::{CGROUP_DEPTH_MAX, COMM_BYTES, FILTER_ENTRIES_MAX},
+    unwind_map::ARENA_BLOCK_WORDS,
 };
 
 use super::{
@@ -137,6 +140,8 @@ pub struct LoadOptions<'a> {
     pub filter: &'a Filter,
     /// Whether the programs' own diagnostics are wanted.
     pub log: bool,
+    /// Memory for unwind tables, in bytes.
+    pub unwind_bytes: u32,
 }
 
 /// A BPF object whose maps are in the kernel. Its programs are loaded when they are attached; dropping it removes all.
@@ -172,6 +177,10 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
     if !options.log {
         loader.map_max_entries("AYA_LOGS", SILENT_LOG_BYTES);
     }
+    let blocks = options.unwind_bytes.div_ceil(4 * ARENA_BLOCK_WORDS as u32).max(1);
+    loader.map_max_entries("UNWIND_ARENA", blocks);
+    let has_loop_helper = u8::from(has_loop_helper());
+    loader.override_global("HAS_LOOP_HELPER", &has_loop_helper, false);
     let ebpf = loader.load(bytes).map_err(|error| {
         let what = format!("the BPF object {name}");
         match &error {
@@ -184,6 +193,12 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
     let mut object = Object { name, ebpf, attached: Vec::new() };
     fill_filter(&mut object, options.filter)?;
     Ok(object)
+}
+
+/// Whether the kernel has `bpf_loop` (Linux 5.17).
+fn has_loop_helper() -> bool {
+    // If it cannot be found out, the program is loaded without: it walks less deep, but it loads everywhere.
+    is_helper_supported(ProgramType::PerfEvent, bpf_func_id::BPF_FUNC_loop).unwrap_or(false)
 }
 
 /// The offsets of [`OFFSETS`] on this kernel, in bytes.

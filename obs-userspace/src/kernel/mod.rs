@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod btf;
 pub mod features;
+pub mod file_map;
 pub mod launch;
 pub mod load;
 mod offsets;

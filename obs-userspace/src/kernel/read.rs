@@ -104,7 +104,7 @@ impl StackCounts {
 }
 
 /// Returns when every BPF program that was running at the call has ended.
-fn wait_for_running_programs() {
+pub(super) fn wait_for_running_programs() {
     // This membarrier command is `synchronize_rcu` in the kernel, and BPF programs run inside RCU read sections.
     // SAFETY: the call takes no pointers.
     let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
@@ -197,7 +197,7 @@ pub fn map_memory_bytes() -> io::Result<u64> {
 /// Lets a type of obs-common be read from a map.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Shared<T>(T);
+pub(super) struct Shared<T>(pub(super) T);
 
 // SAFETY: the type is `repr(C)`, all integers, without padding, and valid for every bit pattern.
 unsafe impl Pod for Shared<StackKey> {}

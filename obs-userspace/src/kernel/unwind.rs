@@ -1,0 +1,310 @@
+//! Puts unwind tables and the mappings of processes where the kernel side finds them.
+//!
+//! **Invariant:** what the kernel side can still reach is never overwritten. A place is written, then published by one
+//! update of a small map; it is taken back there, and reused only when every program that was running has ended.
+
+use std::{collections::HashMap, os::fd::AsFd as _};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap as KernelHashMap, Map, MapData},
+};
+use obs_common::{
+    stack::ImageKey,
+    unwind_map::{FILES_MAX, FileTable, MAPPINGS_PER_PROCESS_MAX, Mapping, PROCESSES_MAX, ProcessMappings},
+    unwind_row::{RULE_BYTES, Rule},
+};
+
+use super::{
+    load::{KernelError, Object},
+    read::{Shared, wait_for_running_programs},
+    space::Space,
+};
+
+/// Words of 32 bits that one rule takes.
+const RULE_WORDS: u32 = (RULE_BYTES / 4) as u32;
+
+/// The arrays of one file's table; see [`obs_common::unwind_row`].
+#[derive(Clone, Copy, Debug)]
+pub struct TableArrays<'a> {
+    /// Number of the first page.
+    pub first_page: u32,
+    /// Index of each page's first row, and the number of rows as the last entry.
+    pub pages: &'a [u32],
+    /// The rows.
+    pub rows: &'a [u32],
+    /// The rules.
+    pub rules: &'a [Rule],
+}
+
+impl TableArrays<'_> {
+    fn words(&self) -> usize {
+        self.pages.len() + self.rows.len() + self.rules.len() * RULE_WORDS as usize
+    }
+}
+
+/// There is no room: something has to be evicted first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// How a file's table was used lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileUse {
+    /// Index of the file.
+    pub file: u32,
+    /// The epoch in which the kernel side last looked for its table.
+    pub epoch: u32,
+    /// Whether there is a table.
+    pub is_loaded: bool,
+}
+
+/// The unwinder's maps.
+pub struct UnwindMaps {
+    arena: MappedArray<u32>,
+    arena_space: Space,
+    mappings: MappedArray<Mapping>,
+    mappings_space: Space,
+    files: Array<MapData, Shared<FileTable>>,
+    /// Where each file's table lies: beginning and length in words.
+    loaded: HashMap<u32, (u32, u32)>,
+    processes: KernelHashMap<MapData, Shared<ImageKey>, Shared<ProcessMappings>>,
+    images: HashMap<ImageKey, ProcessMappings>,
+    epoch_map: Array<MapData, u32>,
+    epoch: u32,
+    /// Runs of the arena and of the mappings that programs in flight may still read.
+    retired_arena: Vec<(u32, u32)>,
+    retired_mappings: Vec<ProcessMappings>,
+}
+
+impl UnwindMaps {
+    /// Takes the maps out of an object.
+    ///
+    /// # Errors
+    /// If the object has none, or they cannot be mapped.
+    pub fn take(object: &mut Object) -> Result<Self, KernelError> {
+        let arena = MappedArray::take(object, "UNWIND_ARENA")?;
+        let mappings = MappedArray::take(object, "UNWIND_MAPPINGS")?;
+        Ok(Self {
+            arena_space: Space::new(arena.length),
+            arena,
+            mappings_space: Space::new(mappings.length),
+            mappings,
+            files: object.take_map("UNWIND_FILES")?,
+            loaded: HashMap::new(),
+            processes: object.take_map("UNWIND_PROCESSES")?,
+            images: HashMap::new(),
+            epoch_map: object.take_map("UNWIND_EPOCH")?,
+            epoch: 0,
+            retired_arena: Vec::new(),
+            retired_mappings: Vec::new(),
+        })
+    }
+
+    /// Loads a file's table.
+    ///
+    /// # Errors
+    /// The inner error says that the arena is full.
+    pub fn set_table(&mut self, file: u32, table: &TableArrays<'_>) -> Result<Result<(), Full>, KernelError> {
+        self.clear_table(file)?;
+        let Ok(length) = u32::try_from(table.words()) else { return Ok(Err(Full)) };
+        let Some(start) = self.take_arena(length) else { return Ok(Err(Full)) };
+        let rules_at = start;
+        let pages_at = rules_at + table.rules.len() as u32 * RULE_WORDS;
+        let rows_at = pages_at + table.pages.len() as u32;
+        let rules: Vec<u32> = table.rules.iter().flat_map(rule_words).collect();
+        self.arena.write(rules_at, &rules);
+        self.arena.write(pages_at, table.pages);
+        self.arena.write(rows_at, table.rows);
+        let entry = FileTable {
+            first_page: table.first_page,
+            pages_count: (table.pages.len() as u32).saturating_sub(1),
+            pages_at,
+            rows_at,
+            rules_at,
+            used_epoch: self.epoch,
+        };
+        self.set_file(file, entry)?;
+        self.loaded.insert(file, (start, length));
+        Ok(Ok(()))
+    }
+
+    /// Takes a file's table away, if it has one.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn clear_table(&mut self, file: u32) -> Result<(), KernelError> {
+        if let Some(place) = self.loaded.remove(&file) {
+            self.set_file(file, FileTable { used_epoch: self.epoch, ..FileTable::default() })?;
+            self.retired_arena.push(place);
+        }
+        Ok(())
+    }
+
+    /// Tells the mappings of a process image, ascending by address. More than can be searched are cut off.
+    ///
+    /// # Errors
+    /// The inner error says that there is no room.
+    pub fn set_process(&mut self, image: ImageKey, mappings: &[Mapping]) -> Result<Result<(), Full>, KernelError> {
+        let mappings = &mappings[..mappings.len().min(MAPPINGS_PER_PROCESS_MAX as usize)];
+        if !self.images.contains_key(&image) && self.images.len() >= PROCESSES_MAX as usize {
+            return Ok(Err(Full));
+        }
+        let count = mappings.len() as u32;
+        let Some(first) = self.take_mappings(count) else { return Ok(Err(Full)) };
+        self.mappings.write(first, mappings);
+        let place = ProcessMappings { first, count };
+        let inserted = self.processes.insert(Shared(image), Shared(place), 0);
+        inserted.map_err(|error| KernelError::Map { map: "UNWIND_PROCESSES", why: error.to_string() })?;
+        self.retired_mappings.extend(self.images.insert(image, place));
+        Ok(Ok(()))
+    }
+
+    /// Forgets a process image.
+    pub fn remove_process(&mut self, image: &ImageKey) {
+        if let Some(place) = self.images.remove(image) {
+            // It was inserted, so that it is gone already can only mean that this map is no longer ours.
+            drop(self.processes.remove(&Shared(*image)));
+            self.retired_mappings.push(place);
+        }
+    }
+
+    /// Begins a new epoch and tells of each of the first `files_count` files when the kernel side last wanted it.
+    ///
+    /// # Errors
+    /// If a map cannot be read or written.
+    pub fn uses(&mut self, files_count: u32) -> Result<Vec<FileUse>, KernelError> {
+        let mut uses = Vec::with_capacity(files_count as usize);
+        for file in 0..files_count.min(FILES_MAX) {
+            let entry = self.files.get(&file, 0);
+            let Shared(entry) =
+                entry.map_err(|error| KernelError::Map { map: "UNWIND_FILES", why: error.to_string() })?;
+            uses.push(FileUse { file, epoch: entry.used_epoch, is_loaded: entry.pages_count > 0 });
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        let set = self.epoch_map.set(0, self.epoch, 0);
+        set.map_err(|error| KernelError::Map { map: "UNWIND_EPOCH", why: error.to_string() })?;
+        Ok(uses)
+    }
+
+    /// The epoch that is running.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Words of the arena that no table takes.
+    #[must_use]
+    pub fn free_words(&self) -> u32 {
+        self.arena_space.free() + self.retired_arena.iter().map(|(_, length)| length).sum::<u32>()
+    }
+
+    fn set_file(&mut self, file: u32, entry: FileTable) -> Result<(), KernelError> {
+        let set = self.files.set(file, Shared(entry), 0);
+        set.map_err(|error| KernelError::Map { map: "UNWIND_FILES", why: error.to_string() })
+    }
+
+    fn take_arena(&mut self, length: u32) -> Option<u32> {
+        if let Some(start) = self.arena_space.take(length) {
+            return Some(start);
+        }
+        self.reclaim();
+        self.arena_space.take(length)
+    }
+
+    fn take_mappings(&mut self, count: u32) -> Option<u32> {
+        if let Some(first) = self.mappings_space.take(count) {
+            return Some(first);
+        }
+        self.reclaim();
+        self.mappings_space.take(count)
+    }
+
+    /// Makes what was taken back free again.
+    fn reclaim(&mut self) {
+        if self.retired_arena.is_empty() && self.retired_mappings.is_empty() {
+            return;
+        }
+        wait_for_running_programs();
+        for (start, length) in self.retired_arena.drain(..) {
+            self.arena_space.give(start, length);
+        }
+        for place in self.retired_mappings.drain(..) {
+            self.mappings_space.give(place.first, place.count);
+        }
+    }
+}
+
+/// A rule as the kernel side reads it.
+fn rule_words(rule: &Rule) -> [u32; RULE_WORDS as usize] {
+    let Rule { cfa_offset, fp_offset, ra_offset, cfa_kind, fp_kind, ra_kind, arg } = *rule;
+    let offsets = u32::from(fp_offset.cast_unsigned()) | u32::from(ra_offset.cast_unsigned()) << 16;
+    [cfa_offset.cast_unsigned(), offsets, u32::from_le_bytes([cfa_kind, fp_kind, ra_kind, arg])]
+}
+
+/// An array map whose elements this process writes through its own address space.
+struct MappedArray<T> {
+    elements: *mut T,
+    length: u32,
+    bytes: usize,
+    /// Held open so that the map's memory is found among this process's own.
+    _map: MapData,
+}
+
+// SAFETY: the pointer is to memory that this value alone unmaps, and writing needs `&mut self`.
+unsafe impl<T: Send> Send for MappedArray<T> {}
+
+impl<T: Copy> MappedArray<T> {
+    /// Takes an array out of an object and maps it. An element of the map may hold many of ours.
+    fn take(object: &mut Object, map: &'static str) -> Result<Self, KernelError> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let missing = KernelError::Missing { object: object.name, part: map };
+        let Some(Map::Array(data)) = object.ebpf.take_map(map) else { return Err(missing) };
+        let fail = |why: String| KernelError::Map { map, why };
+        let info = data.info().map_err(|error| fail(error.to_string()))?;
+        let bytes = info.max_entries() as usize * info.value_size() as usize;
+        // The kernel rounds elements up to 8 bytes; only then do they lie side by side.
+        let length = u32::try_from(bytes / size_of::<T>()).ok().filter(|_| info.value_size().is_multiple_of(8));
+        let length = length.ok_or_else(|| fail("its elements have an unexpected size".to_owned()))?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        let mapped = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, data.fd().as_fd(), 0) };
+        let mapped = mapped.map_err(|error| fail(format!("it cannot be mapped: {error}")))?;
+        Ok(Self { elements: mapped.cast(), length, bytes, _map: data })
+    }
+
+    /// Writes elements that no program reads yet.
+    fn write(&mut self, first: u32, elements: &[T]) {
+        let end = first as usize + elements.len();
+        assert!(end <= self.length as usize, "the place was handed out by the array's own space");
+        // SAFETY: the range was just checked, and the source is another allocation.
+        unsafe {
+            std::ptr::copy_nonoverlapping(elements.as_ptr(), self.elements.add(first as usize), elements.len());
+        }
+    }
+}
+
+impl<T> Drop for MappedArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: this value made the mapping, and nobody else has its address.
+        let unmapped = unsafe { rustix::mm::munmap(self.elements.cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+// SAFETY (for each): `repr(C)`, integers only, without padding, valid for every bit pattern.
+unsafe impl Pod for Shared<FileTable> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<ImageKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<ProcessMappings> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_becomes_the_words_that_the_kernel_side_takes_apart() {
+        let rule = Rule { cfa_offset: -8, fp_offset: -2, ra_offset: -1, cfa_kind: 1, fp_kind: 2, ra_kind: 3, arg: 255 };
+        assert_eq!(rule_words(&rule), [0xffff_fff8, 0xffff_fffe, 0xff03_0201]);
+    }
+}

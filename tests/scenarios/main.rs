@@ -1,0 +1,66 @@
+//! What obs must show of programs whose answer is known, on the kernel that this runs on.
+//!
+//! `cargo test -p obs-tests --test scenarios [-- FILTER]`; [`harness`] says what it needs and how to add a scenario.
+
+mod filters;
+mod formats;
+mod harness;
+mod kernel_objects;
+mod lifecycle;
+mod misuse;
+mod read;
+mod stacks;
+mod stats;
+mod totals;
+
+use std::{process::ExitCode, sync::Arc};
+
+use harness::{Context, Scenario};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Every scenario, by theme.
+const THEMES: &[&[Scenario]] = &[
+    totals::SCENARIOS,
+    formats::SCENARIOS,
+    filters::SCENARIOS,
+    misuse::SCENARIOS,
+    lifecycle::SCENARIOS,
+    kernel_objects::SCENARIOS,
+    stacks::SCENARIOS,
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One at a time: a scenario counts CPU time, and another one beside it would be its noise.
+    arguments.test_threads = Some(1);
+    let context = match Context::prepare() {
+        Ok(context) => Arc::new(context),
+        Err(error) => {
+            eprintln!("cannot run the scenarios: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = THEMES
+        .iter()
+        .flat_map(|theme| theme.iter())
+        .map(|scenario| trial(scenario, &context, arguments.list))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A scenario that cannot run here is listed as ignored, and its reason printed: a skipped check never looks like a
+/// passed one.
+fn trial(scenario: &'static Scenario, context: &Arc<Context>, only_list: bool) -> Trial {
+    let context = Arc::clone(context);
+    match context.missing(scenario) {
+        Some(reason) => {
+            if !only_list {
+                println!("SKIPPED {}: {reason}", scenario.name);
+            }
+            Trial::test(scenario.name, move || Err(Failed::from(reason))).with_ignored_flag(true)
+        }
+        None => Trial::test(scenario.name, move || {
+            (scenario.run)(&context).map_err(|error| Failed::from(format!("{error:#}")))
+        }),
+    }
+}

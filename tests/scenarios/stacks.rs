@@ -1,0 +1,265 @@
+//! True stacks: every sample of a program whose call chain is known shows that chain.
+//!
+//! A chain is a list of function names, root first. `*` stands for one frame of any name and `**` for any number of
+//! them: libc's own local functions, which a stripped libc does not name. What lies below the last name is free, for the
+//! program's leaf may be in libc, the vDSO or the kernel. Inlined frames are left out of the comparison.
+
+mod chain;
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+
+use self::chain::{Expectation, ensure_chains};
+use crate::{
+    harness::{Context, Need, Scenario},
+    read::folded::bare,
+};
+
+/// Whether obs unwinds stacks that have no frame pointers.
+const UNWINDER_LANDED: bool = false;
+const UNWINDER: Need = Need::Landed(UNWINDER_LANDED, "needs the in-kernel unwinder");
+
+const HERTZ: &str = "999";
+
+macro_rules! scenario {
+    ($name:literal, [$($workload:literal),*], $run:expr) => {
+        Scenario { name: concat!("stacks::", $name), needs: &[UNWINDER, Need::Root, $(Need::Workload($workload)),*], run: $run }
+    };
+}
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!("without_frame_pointers_through_qsort", ["omit_fp"], |context| {
+        check(context, &["omit_fp"], &[Expectation::most(QSORT_CHAIN)])
+    }),
+    scenario!("static_without_frame_pointers", ["omit_fp_static"], |context| {
+        check(context, &["omit_fp_static"], &[Expectation::most(QSORT_CHAIN)])
+    }),
+    scenario!("a_signal_handler_on_an_alternate_stack", ["signal_altstack"], |context| {
+        check(
+            context,
+            &["signal_altstack"],
+            &[
+                Expectation::most(&["_start", "**", "main", "interrupted", "**", "on_timer", "handler_work", "burn"]),
+                Expectation::some(&["_start", "**", "main", "interrupted"]),
+            ],
+        )
+    }),
+    scenario!("a_signal_on_a_functions_first_instruction", ["signal_entry"], |context| {
+        check(
+            context,
+            &["signal_entry"],
+            &[
+                Expectation::most(&["_start", "**", "main", "trap_caller", "trap_at_entry", "*", "on_trap", "burn"]),
+                Expectation::some(&["_start", "**", "main", "trap_caller"]),
+            ],
+        )
+    }),
+    scenario!("alloca_and_realigned_stacks", ["realign"], |context| {
+        check(
+            context,
+            &["realign"],
+            &[
+                Expectation::most(&[
+                    "_start",
+                    "**",
+                    "main",
+                    "grows",
+                    "realigns",
+                    "drap",
+                    "big_frame",
+                    "realign_hot",
+                    "burn",
+                ]),
+                Expectation::some(&["_start", "**", "main"]),
+            ],
+        )
+    }),
+    scenario!("recursion_deeper_than_is_kept", ["recursion"], deep_recursion),
+    scenario!("exceptions_across_libraries", ["exceptions"], |context| {
+        check(
+            context,
+            &["exceptions"],
+            &[
+                Expectation::most(&["_start", "**", "main", "catcher", "middle", "thrower"]),
+                Expectation::some(&["_start", "**", "main", "catcher", "middle", "_Unwind_Resume"]),
+                Expectation::some(&["_start", "**", "main", "catcher"]),
+                Expectation::some(&["_start", "**", "main"]),
+            ],
+        )
+    }),
+    scenario!("async_rust_two_hundred_frames_deep", ["rust_async"], async_rust),
+    scenario!("a_stripped_static_pie", ["static_pie", "static_pie.names"], stripped_static_pie),
+    scenario!("a_static_musl_program", ["musl_static"], |context| {
+        // musl's own start has no unwind information: the chain ends there.
+        check(context, &["musl_static"], &[Expectation::most(PIE_CHAIN)])
+    }),
+    scenario!("a_plugin_that_comes_and_goes", ["plugin_host", "plugin_code.so"], |context| plugin(context, "file")),
+    scenario!("code_in_a_memfd", ["plugin_host", "plugin_code.so"], |context| plugin(context, "memfd")),
+    scenario!("vfork_then_exec", ["vfork_exec"], |context| {
+        check(
+            context,
+            &["vfork_exec"],
+            &[
+                Expectation::share(&["_start", "**", "main", "vfork_caller", "vfork_child", "burn"], 0.3),
+                Expectation::share(&["_start", "**", "main", "after_exec", "burn"], 0.3),
+            ],
+        )
+    }),
+    scenario!("a_process_that_becomes_another_program", ["exec_first", "exec_second"], |context| {
+        check(
+            context,
+            &["exec_first", "{exec_second}"],
+            &[
+                Expectation::share(&["_start", "**", "main", "before_exec", "burn"], 0.3),
+                Expectation::share(&["_start", "**", "main", "second_outer", "second_hot", "burn"], 0.3),
+            ],
+        )
+    }),
+    scenario!("go_with_cgo", ["go_cgo"], go_with_cgo),
+    scenario!("code_made_at_run_time", ["jit"], jit),
+    scenario!("threads_end_at_clone", ["busy"], |context| {
+        check(context, &["busy", "2", "0.7"], &[Expectation::most(&["**", "busy_thread"])])
+    }),
+];
+
+const QSORT_CHAIN: &[&str] = &[
+    "_start", "**", "main", "chain_01", "chain_02", "chain_03", "chain_04", "chain_05", "chain_06", "chain_07",
+    "chain_08", "chain_09", "chain_10", "chain_11", "chain_12",
+];
+
+const PIE_CHAIN: &[&str] =
+    &["**", "main", "pie_1", "pie_2", "pie_3", "pie_4", "pie_5", "pie_6", "pie_hot", "burn_until"];
+
+/// Records a workload (its name, then its arguments; `{name}` stands for another workload's path) and compares.
+fn check(context: &Context, command: &[&str], expected: &[Expectation]) -> Result<()> {
+    let folded = record(context, command)?.folded()?;
+    ensure_chains(&folded, expected)
+}
+
+fn record(context: &Context, command: &[&str]) -> Result<crate::harness::Recording> {
+    let mut arguments = vec!["-F".to_owned(), HERTZ.to_owned(), "--".to_owned(), context.program(command[0])];
+    arguments.extend(command[1..].iter().map(|argument| {
+        let other = argument.strip_prefix('{').and_then(|name| name.strip_suffix('}'));
+        other.map_or_else(|| (*argument).to_owned(), |name| context.program(name))
+    }));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    context.record(".folded", &arguments)
+}
+
+/// The innermost 512 frames are kept, and the summary says how many stacks were cut so.
+fn deep_recursion(context: &Context) -> Result<()> {
+    const FRAMES_KEPT: usize = 512;
+    let recording = record(context, &["recursion"])?;
+    let folded = recording.folded()?;
+    let hot = folded.count_with("burn");
+    ensure!(hot as f64 >= 0.98 * folded.total() as f64, "only {hot} of {} samples are in burn", folded.total());
+    let true_ones = folded.count(|stack| {
+        let frames = stack.called_user_frames();
+        let recursion = frames.iter().filter(|frame| bare(frame) == "recurse").count();
+        stack.has("burn")
+            && stack.cut.as_deref() == Some("too deep")
+            && frames.len() == FRAMES_KEPT
+            && frames.first().is_some_and(|outermost| bare(outermost) == "recurse")
+            && recursion >= FRAMES_KEPT - 5
+    });
+    println!("  {true_ones} of {hot} samples of the recursion have its {FRAMES_KEPT} innermost frames");
+    ensure!(
+        true_ones as f64 >= 0.999 * hot as f64,
+        "{true_ones} of {hot} samples have the {FRAMES_KEPT} innermost frames"
+    );
+    let cut = recording.number("/user_stacks/incomplete/too deep")?;
+    ensure!(cut >= true_ones, "the summary counts {cut} stacks as too deep, the profile has {true_ones}");
+    Ok(())
+}
+
+fn async_rust(context: &Context) -> Result<()> {
+    const LEVELS: usize = 100;
+    let folded = record(context, &["rust_async"])?.folded()?;
+    let hot = folded.count_with("rust_async::async_hot");
+    ensure!(hot as f64 >= 0.98 * folded.total() as f64, "only {hot} of {} samples are in async_hot", folded.total());
+    let true_ones = folded.count(|stack| {
+        // Whether a level's poll is inlined or not, it is there once per level.
+        let levels = stack.frames.iter().filter(|frame| bare(frame) == "rust_async::level::{{closure}}").count();
+        stack.has("rust_async::async_hot")
+            && stack.cut.is_none()
+            && stack.frames.first().is_some_and(|root| root == "_start")
+            && levels == LEVELS
+            && stack.has("rust_async::main")
+    });
+    println!("  {true_ones} of {hot} samples have all {LEVELS} levels");
+    ensure!(true_ones as f64 >= 0.999 * hot as f64, "only {true_ones} of {hot} samples have all {LEVELS} levels");
+    Ok(())
+}
+
+/// Its frames have no names, but addresses: a twin at the same addresses that was not stripped names them.
+fn stripped_static_pie(context: &Context) -> Result<()> {
+    let mut folded = record(context, &["static_pie"])?.folded()?;
+    let names = chain::Symbols::read(&context.workload("static_pie.names"))?;
+    let mut named = 0;
+    for stack in &mut folded.stacks {
+        for frame in &mut stack.frames {
+            let address = frame.strip_prefix("[static_pie+0x").and_then(|rest| rest.strip_suffix(']'));
+            if let Some(name) = address.and_then(|text| names.at(u64::from_str_radix(text, 16).ok()?)) {
+                *frame = name.to_owned();
+                named += 1;
+            }
+        }
+    }
+    ensure!(named > 0, "no frame is given as [static_pie+0x…]: {:?}", folded.stacks.first());
+    ensure_chains(&folded, &[Expectation::most(PIE_CHAIN)])
+}
+
+fn plugin(context: &Context, how: &str) -> Result<()> {
+    check(
+        context,
+        &["plugin_host", how, "{plugin_code.so}"],
+        &[
+            Expectation::share(
+                &["_start", "**", "main", "host_calls", "plugin_outer", "plugin_inner", "plugin_hot", "burn"],
+                0.6,
+            ),
+            Expectation::share(&["_start", "**", "main", "host_alone", "burn"], 0.2),
+        ],
+    )
+}
+
+/// Go's goroutines and the C code that they call run on different stacks: the C code's chain ends where it was called.
+fn go_with_cgo(context: &Context) -> Result<()> {
+    let folded = record(context, &["go_cgo"])?.folded()?;
+    let levels = &["runtime.goexit", "runtime.main", "main.main", "main.levelOne", "main.levelTwo", "main.hotGo"];
+    let is_go = |stack: &crate::read::folded::FoldedStack| stack.has("main.hotGo");
+    let go = chain::only(&folded, is_go);
+    ensure!(go.total() * 4 > folded.total(), "{} of {} samples are in main.hotGo", go.total(), folded.total());
+    ensure_chains(&go, &[Expectation::share(levels, 1.0)])?;
+    let c = chain::only(&folded, |stack| stack.has("hot_c"));
+    ensure!(c.total() * 4 > folded.total(), "{} of {} samples are in hot_c", c.total(), folded.total());
+    let called = c.count(|stack| {
+        let frames = stack.called_user_frames();
+        let at = frames.iter().position(|frame| bare(frame) == "hot_c").unwrap_or(0);
+        at > 0 && frames[..at].iter().any(|frame| bare(frame).starts_with("runtime.asmcgocall"))
+    });
+    ensure!(
+        called as f64 >= 0.999 * c.total() as f64,
+        "{called} of {} samples of hot_c are under asmcgocall",
+        c.total()
+    );
+    Ok(())
+}
+
+/// Named by a map that the program wrote, marked as code that was made at run time.
+fn jit(context: &Context) -> Result<()> {
+    let recording = record(context, &["jit"])?;
+    let map = recording.finished.stdout_text();
+    let map = map.lines().find_map(|line| line.strip_prefix("map ")).context("the workload named no map")?.to_owned();
+    let folded = recording.folded();
+    fs::remove_file(&map).with_context(|| format!("removing {map}"))?;
+    let folded = folded?;
+    ensure_chains(
+        &folded,
+        &[Expectation::most(&["_start", "**", "main", "run_jit", "jit_outer", "jit_middle", "jit_hot"])],
+    )?;
+    let marked = folded.count(|stack| stack.frames.iter().any(|frame| frame == "jit_hot_[j]"));
+    ensure!(marked == folded.count_with("jit_hot"), "some of jit_hot's frames are not marked as made at run time");
+    Ok(())
+}

@@ -1,0 +1,20 @@
+// recursion [SECONDS]: 600 frames of `recurse`, the innermost of which burns. More than obs keeps (512).
+#include <stdlib.h>
+
+#include "burn.h"
+
+#define DEPTH 600
+
+FRAME void recurse(int depth, double seconds) {
+    if (depth > 1) {
+        recurse(depth - 1, seconds);
+    } else {
+        burn(seconds);
+    }
+    after_call++;
+}
+
+int main(int argc, char **argv) {
+    recurse(DEPTH, argc > 1 ? atof(argv[1]) : 1.5);
+    return 0;
+}

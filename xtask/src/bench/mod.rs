@@ -1,0 +1,36 @@
+//! `cargo xtask bench WHAT`: what obs costs, measured beside what it is compared with, in the same run.
+//!
+//! Times differ between machines and between days; ratios within one run do not. So a benchmark runs its candidates in
+//! turns under the same load and prints medians and ratios. A new benchmark is a file here and a line in [`What`].
+
+mod measure;
+mod record;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Which benchmark to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A one-second recording to a flame graph: `obs record cpu` beside `perf record -F 99 -a -g`
+    Record(record::Arguments),
+    /// Turns `perf script` on standard input into a flame graph; what `bench record` runs for perf
+    #[command(hide = true)]
+    PerfSvg(record::PerfSvg),
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.what {
+        What::Record(arguments) => record::main(arguments),
+        What::PerfSvg(arguments) => record::perf_svg(arguments),
+    }
+}

@@ -1,0 +1,122 @@
+//! `cargo xtask test`: unit tests, documentation tests, and the scenario tests on this kernel.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::setup::{self, Group};
+use crate::{build, host};
+
+/// Which tests to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Leave out the scenario tests, which load programs into this kernel
+    #[arg(long)]
+    no_scenarios: bool,
+    /// Arguments for the scenario tests, such as a part of a test's name
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
+    if !setup::provide(&[Group::Build, Group::Test])? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let mut failed = Vec::new();
+    let mut skipped = Vec::new();
+    let mut test = |what: &'static str, command: &mut Command| -> Result<()> {
+        println!("\n=== {what}: {}", host::line(command));
+        let (status, reasons) = watch(command)?;
+        skipped.extend(reasons);
+        if !status.success() {
+            failed.push(what);
+        }
+        Ok(())
+    };
+    // The kernel side has no host to be tested on; its logic is in crates that have one.
+    let workspace = ["test", "--locked", "--no-fail-fast", "--workspace", "--exclude=obs-ebpf", "--exclude=obs-tests"];
+    test("unit and documentation tests", host::cargo()?.args(workspace))?;
+    let own = ["test", "--locked", "--no-fail-fast", "--package=obs-tests", "--lib", "--bins"];
+    test("unit tests of the test package", host::cargo()?.args(own))?;
+    if arguments.no_scenarios {
+        skipped.push("scenario tests: --no-scenarios was given".to_owned());
+    } else {
+        build::obs()?;
+        let mut command = host::cargo()?;
+        command
+            .args(["test", "--locked", "--package", "obs-tests", "--test", "scenarios", "--"])
+            .args(&arguments.arguments)
+            .env("OBS_BIN", host::obs_binary()?);
+        test("scenario tests", &mut command)?;
+    }
+    println!();
+    report_skipped(&skipped);
+    if failed.is_empty() {
+        println!("All tests passed.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("FAILED: {}.", failed.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+/// Prints what was not tested, and why.
+pub(crate) fn report_skipped(skipped: &[String]) {
+    if skipped.is_empty() {
+        println!("Nothing was skipped.");
+    } else {
+        println!("Skipped:");
+        for reason in skipped {
+            println!("  {reason}");
+        }
+    }
+}
+
+/// Runs a command, passes on what it prints, and collects what it says it skipped.
+fn watch(command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", host::line(command)))?;
+    let stdout = child.stdout.take().context("the child has no standard output")?;
+    let skipped = pass_on(stdout)?;
+    let status = child.wait().with_context(|| format!("cannot wait for `{}`", host::line(command)))?;
+    Ok((status, skipped))
+}
+
+fn pass_on(stdout: impl Read) -> Result<Vec<String>> {
+    let mut skipped = Vec::new();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("cannot read what the tests print")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        skipped.extend(skip_reason(&line));
+    }
+    Ok(skipped)
+}
+
+/// The test and the reason in `SKIPPED name: reason`, or the test in `test name ... ignored, reason`.
+pub(crate) fn skip_reason(line: &str) -> Option<String> {
+    if let Some(reason) = line.strip_prefix("SKIPPED ") {
+        return Some(reason.trim_end().to_owned());
+    }
+    let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
+    let reason = outcome.strip_prefix(", ").unwrap_or("it is marked as ignored");
+    Some(format!("{}: {}", name.trim_end(), reason.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_skipped_is_collected_with_its_reason() {
+        let printed = "test a ... ok\nSKIPPED python: no python3\ntest b ... ignored, slow\ntest c ... ignored\n";
+        let expected = ["python: no python3", "b: slow", "c: it is marked as ignored"];
+        assert_eq!(pass_on(printed.as_bytes()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_failing_command_is_seen() {
+        let (status, _) = watch(host::program("sh").args(["-c", "echo SKIPPED x: y; exit 3"])).unwrap();
+        assert_eq!(status.code(), Some(3));
+    }
+}

@@ -1,0 +1,107 @@
+//! One run of qemu: from power-on to power-off, or to the time limit.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::host;
+
+/// The guest's memory: the archive, once compressed and once unpacked, and room for what runs.
+const MEMORY_MIB: u32 = 3072;
+/// The guest's CPUs: scenarios have programs with two busy threads.
+const CPUS: u32 = 2;
+/// How often it is looked whether the guest has powered off.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// What the kernel is told: messages on the serial console, those of errors only, and power-off instead of hanging
+/// after a panic. Mitigations cost much under emulation and change nothing that is tested.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr";
+
+/// How the guest's instructions are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accelerator {
+    /// By the processor.
+    Kvm,
+    /// In software.
+    Emulation,
+}
+
+impl Accelerator {
+    /// Its name for people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "KVM",
+            Accelerator::Emulation => "software emulation",
+        }
+    }
+
+    fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Accelerator::Emulation => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// qemu ended by itself: the guest powered off, or could not be started; the serial log tells which.
+    Exited,
+    /// It took longer than the limit and was killed.
+    TimeLimit(Duration),
+}
+
+/// What to boot.
+#[derive(Debug)]
+pub(super) struct Guest<'a> {
+    /// The kernel.
+    pub(super) image: &'a Path,
+    /// Its first file system.
+    pub(super) archive: &'a Path,
+    /// How to run it.
+    pub(super) accelerator: Accelerator,
+    /// Where all that appears on the serial console is kept.
+    pub(super) log: &'a Path,
+}
+
+impl Guest<'_> {
+    /// Boots, and waits until the guest powers off or the limit has passed.
+    ///
+    /// # Errors
+    /// When qemu cannot be started. A guest that fails is not an error here: see the log.
+    pub(super) fn run(&self, limit: Duration) -> Result<End> {
+        let log = File::create(self.log).with_context(|| format!("cannot create {}", self.log.display()))?;
+        let errors = log.try_clone().with_context(|| format!("cannot write {}", self.log.display()))?;
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(self.accelerator.arguments())
+            .args(["-m", &format!("{MEMORY_MIB}M"), "-smp", &CPUS.to_string()])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", "stdio"])
+            .arg("-no-reboot")
+            .arg("-kernel")
+            .arg(self.image)
+            .arg("-initrd")
+            .arg(self.archive)
+            .args(["-append", KERNEL_ARGUMENTS])
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
+        let mut child = command.spawn().with_context(|| format!("cannot start `{}`", host::line(&command)))?;
+        let begin = Instant::now();
+        loop {
+            if child.try_wait().context("cannot wait for qemu")?.is_some() {
+                return Ok(End::Exited);
+            }
+            if begin.elapsed() > limit {
+                child.kill().context("cannot kill qemu")?;
+                child.wait().context("cannot wait for qemu")?;
+                return Ok(End::TimeLimit(limit));
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `cargo xtask vm`: boots other kernels under qemu, and runs there what was built here.
+
+mod apt;
+mod cpio;
+mod guest;
+mod initramfs;
+mod kernel;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+
+use crate::setup::{self, Group};
+use crate::{build, host, test};
+use apt::Apt;
+use guest::{Accelerator, Guest};
+use initramfs::{Payload, Step};
+use kernel::{Kernel, Series};
+use report::Report;
+
+/// How long booting and powering off may take when it is tried whether KVM works. It takes a second where it does.
+const KVM_TRIAL_LIMIT: Duration = Duration::from_secs(15);
+
+/// Which kernels to boot, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The series to boot; may be given several times. All by default
+    #[arg(long, value_enum)]
+    kernel: Vec<Series>,
+    /// How the guest's instructions are run; `auto` tries whether a kernel boots on KVM
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    accel: Choice,
+    /// How many seconds a guest may take before it counts as hung
+    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
+    time_limit: u64,
+    /// Arguments for the scenario tests, such as a part of a test's name
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
+    if cfg!(not(target_arch = "x86_64")) {
+        bail!("cargo xtask vm boots Debian's kernels for x86-64 with programs built on this machine, which is another");
+    }
+    if !setup::provide(&[Group::Build, Group::Test, Group::Vm])? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let cache = host::target_dir()?.join("vm");
+    host::make_dir(&cache)?;
+    let apt = Apt::open(&cache.join("apt"))?;
+    let wanted = if arguments.kernel.is_empty() { kernel::ALL.to_vec() } else { arguments.kernel.clone() };
+    let kernels =
+        wanted.iter().map(|series| kernel::provide(*series, &apt, &cache)).collect::<Result<Vec<Kernel>>>()?;
+
+    build::obs()?;
+    let steps = steps(&arguments.arguments);
+    let archive = cache.join("initrd.gz");
+    initramfs::write(&payload(&cache)?, &steps, &archive)?;
+
+    let mut reports = Vec::new();
+    for (series, kernel) in wanted.iter().zip(&kernels) {
+        let accelerator = accelerator(arguments.accel, kernel, &cache)?;
+        let log = cache.join(format!("serial-{}.log", series.name()));
+        println!("\n=== {} under {}; serial console: {}", kernel.package, accelerator.name(), log.display());
+        let guest = Guest { image: &kernel.image, archive: &archive, accelerator, log: &log };
+        let end = guest.run(Duration::from_secs(arguments.time_limit))?;
+        let serial = String::from_utf8_lossy(&host::read(&log)?).into_owned();
+        reports.push((*series, Report::read(&serial, end)));
+    }
+    Ok(conclude(&reports, &steps))
+}
+
+/// What the guest does, in this order. Each step's exit status counts.
+fn steps(scenario_arguments: &[String]) -> Vec<Step> {
+    let quoted: Vec<String> =
+        scenario_arguments.iter().map(|argument| format!("'{}'", argument.replace('\'', "'\\''"))).collect();
+    let environment = format!("OBS_BIN={} OBS_WORKLOADS={}", initramfs::OBS, initramfs::WORKLOADS);
+    let scenarios = format!("{environment} {} {}", initramfs::SCENARIOS, quoted.join(" "));
+    vec![
+        Step { name: "doctor", command: format!("{} doctor", initramfs::OBS) },
+        Step { name: "load", command: format!("{} load-all", initramfs::OBS) },
+        Step { name: "scenarios", command: scenarios.trim_end().to_owned() },
+    ]
+}
+
+/// Builds what the guest runs: nothing is built twice, and nothing is built in the guest.
+fn payload(cache: &Path) -> Result<Payload> {
+    let built = host::text(host::cargo()?.args([
+        "test",
+        "--locked",
+        "--no-run",
+        "--message-format=json",
+        "--package=obs-tests",
+        "--test=scenarios",
+    ]))?;
+    let scenarios = built
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message.pointer("/target/name").is_some_and(|name| name == "scenarios"))
+        .find_map(|message| message.get("executable").and_then(|path| path.as_str()).map(PathBuf::from))
+        .context("cargo built no test program `scenarios` of the package obs-tests")?;
+    let workloads = cache.join("workloads");
+    host::make_dir(&workloads)?;
+    let mut build = host::cargo()?;
+    build.args(["run", "--locked", "--quiet", "--package=obs-tests", "--bin=obs-workloads", "--"]).arg(&workloads);
+    host::output(&mut build)?;
+    Ok(Payload {
+        init: host::workspace()?.join("tests/vm/init"),
+        busybox: host::find_program("busybox").context("busybox is gone")?,
+        obs: host::obs_binary()?,
+        scenarios: Some(scenarios),
+        workloads: Some(workloads),
+    })
+}
+
+/// Decides how to run the guest: a machine may have /dev/kvm and still be unable to boot a stock kernel on it.
+fn accelerator(choice: Choice, kernel: &Kernel, cache: &Path) -> Result<Accelerator> {
+    match choice {
+        Choice::Tcg => return Ok(Accelerator::Emulation),
+        Choice::Kvm => return Ok(Accelerator::Kvm),
+        Choice::Auto => {}
+    }
+    if std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+        return Ok(Accelerator::Emulation);
+    }
+    let archive = cache.join("initrd-trial.gz");
+    let payload = Payload {
+        init: host::workspace()?.join("tests/vm/init"),
+        busybox: host::find_program("busybox").context("busybox is gone")?,
+        obs: host::obs_binary()?,
+        scenarios: None,
+        workloads: None,
+    };
+    initramfs::write(&payload, &[], &archive)?;
+    let log = cache.join("serial-kvm-trial.log");
+    let guest = Guest { image: &kernel.image, archive: &archive, accelerator: Accelerator::Kvm, log: &log };
+    let end = guest.run(KVM_TRIAL_LIMIT)?;
+    let report = Report::read(&String::from_utf8_lossy(&host::read(&log)?), end);
+    if report.is_complete() {
+        return Ok(Accelerator::Kvm);
+    }
+    println!("{} does not boot on this machine's KVM: its instructions are emulated.", kernel.package);
+    Ok(Accelerator::Emulation)
+}
+
+fn conclude(reports: &[(Series, Report)], steps: &[Step]) -> ExitCode {
+    let mut skipped = Vec::new();
+    let mut all_passed = true;
+    println!();
+    for (series, report) in reports {
+        let failures = report.failures(steps);
+        println!("{}", report.summary(series.name(), steps));
+        for failure in &failures {
+            println!("  FAILED: {failure}");
+        }
+        all_passed &= failures.is_empty();
+        skipped.extend(report.skipped().map(|reason| format!("{}: {reason}", series.name())));
+    }
+    test::report_skipped(&skipped);
+    if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_reach_the_scenarios_as_they_are() {
+        let steps = steps(&["it's".to_owned(), "--exact".to_owned()]);
+        assert!(steps[2].command.ends_with(r"/obs/scenarios 'it'\''s' '--exact'"), "{}", steps[2].command);
+    }
+}
