@@ -325,6 +325,19 @@ impl Prober {
         }
     }
 
+    /// [`Prober::judge`] for what asks for `CAP_SYS_ADMIN`, whatever the smaller capabilities are for.
+    fn judge_for_admin(&self, tried: Result<Outcome, SysError>, otherwise: &str, remedy: &str) -> Outcome {
+        match tried {
+            Err(error)
+                if error.is_permission() && self.host.missing_capabilities.is_empty() && !self.host.is_admin() =>
+            {
+                let why = format!("{error}: the kernel asks for CAP_SYS_ADMIN here");
+                Outcome::missing(why, format!("grant CAP_SYS_ADMIN, {otherwise}"))
+            }
+            tried => self.judge(tried, remedy),
+        }
+    }
+
     /// [`Prober::judge`] where another way exists; missing privileges are missing all the same.
     fn judge_or(&self, tried: Result<Outcome, SysError>, fallback: &str) -> Outcome {
         match tried {

@@ -276,7 +276,13 @@ pub(super) fn boot_clock(prober: &Prober) -> Outcome {
 }
 
 pub(super) fn run_time_stats(prober: &Prober) -> Outcome {
-    prober.judge(enable_stats().map(|_| Outcome::Works), &since("5.8"))
+    let setting = "kernel.bpf_stats_enabled";
+    let tried = enable_stats().map(|_| Outcome::Works);
+    let is_set = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1");
+    if tried.is_err() && is_set {
+        return Outcome::works_by(format!("the setting {setting}=1, which measures whether obs runs or not"));
+    }
+    prober.judge_for_admin(tried, &format!("or set {setting}=1 (sysctl)"), &since("5.8"))
 }
 
 pub(super) fn locked_memory(prober: &Prober) -> Outcome {

@@ -216,8 +216,8 @@ pub(super) fn uprobes(prober: &Prober) -> Outcome {
             std::hint::black_box(probed(1));
         },
     );
-    prober
-        .judge(tried, "keep the binary on a file system that allows uprobes (not on some overlay or FUSE file systems)")
+    let remedy = "keep the binary on a file system that allows uprobes (some overlay and FUSE file systems do not)";
+    prober.judge_for_admin(tried, "or do without probes in libraries", remedy)
 }
 
 /// Nothing of obs depends on the two kinds of probes on kernel functions.

@@ -143,6 +143,12 @@ impl Host {
         self.missing_capabilities.iter().any(|missing| missing.name == capability)
     }
 
+    /// Whether `CAP_SYS_ADMIN` is in effect, which a few things still ask for and the least set does not hold.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        self.capabilities_effective & 1 << SYS_ADMIN_BIT != 0
+    }
+
     /// What a refusal for want of privileges comes from, as far as can be told from here, and what to do.
     #[must_use]
     pub fn why_refused(&self) -> (String, String) {
