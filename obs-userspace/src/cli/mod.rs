@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. `obs record … -- CMD` returns the exit status of CMD.
 
+pub mod doctor;
 mod load_all;
 mod output;
 mod progress;
