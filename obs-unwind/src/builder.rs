@@ -50,8 +50,11 @@ impl UnwindTable {
     /// When the image describes none of its code, or exceeds a bound.
     pub fn build(image: &ElfImage<'_>) -> Result<(Self, Notes), BuildError> {
         let mut notes = Notes::default();
+        let gaps = Gaps::new(image);
         let debug_frame = match image.debug_frame {
             None => None,
+            // Go's says neither where a frame pointer is saved nor which functions end a goroutine's stack.
+            Some(_) if gaps.has_information() => None,
             Some(DebugFrame::Plain(data)) => Some(Cow::Borrowed(data)),
             Some(DebugFrame::Compressed(object::elf::ELFCOMPRESS_ZLIB, bytes, data)) => inflate(bytes, data)?,
             Some(DebugFrame::Compressed(method, ..)) => {
@@ -70,7 +73,6 @@ impl UnwindTable {
         }
         notes.functions += debug.as_ref().map_or(0, |debug| debug.len() as u64);
 
-        let gaps = Gaps::new(image);
         if notes.functions == 0 && !gaps.has_information() {
             return Err(match notes.debug_frame_compression {
                 Some(method) => BuildError::UnsupportedCompression(method),
