@@ -9,7 +9,7 @@ use crate::limits::{INSTRUCTIONS_PER_CIE_MAX, INSTRUCTIONS_PER_FDE_MAX, REMEMBER
 use gimli::{
     CallFrameInstruction as Instruction, EndianSlice, LittleEndian, Register, UnwindExpression, UnwindSection,
 };
-use obs_common::unwind_row::{CfaKind, FpKind, RA_SIGNED, RaKind, Rule, signal_x86_64};
+use obs_common::unwind_row::{CfaKind, FpKind, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind, Rule, signal_x86_64};
 
 pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
 pub(crate) type Cie<'a> = gimli::CommonInformationEntry<Reader<'a>>;
@@ -73,6 +73,7 @@ pub(crate) struct State {
     sp: Saved,
     fp: Saved,
     ra: Saved,
+    rbx: Saved,
     signed: bool,
 }
 
@@ -82,6 +83,7 @@ impl State {
         sp: Saved::Unsaid,
         fp: Saved::Unsaid,
         ra: Saved::Unsaid,
+        rbx: Saved::Unsaid,
         signed: false,
     };
 }
@@ -99,6 +101,8 @@ pub(crate) struct Evaluator<'a, S> {
     pub(crate) section: S,
     pub(crate) bases: gimli::BaseAddresses,
     pub(crate) machine: Machine,
+    /// Whether rules say where rbx is.
+    pub(crate) follow_rbx: bool,
     pub(crate) marker: std::marker::PhantomData<&'a ()>,
 }
 
@@ -273,7 +277,7 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
 
     fn is_kept(&self, register: Register) -> bool {
         let numbers = self.numbers;
-        [numbers.sp, numbers.fp, numbers.ra].contains(&register.0)
+        [numbers.sp, numbers.fp, numbers.ra, u16::from(RBX)].contains(&register.0)
     }
 
     fn set(&mut self, register: Register, saved: Saved) {
@@ -283,6 +287,8 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
             self.state.ra = saved;
         } else if register.0 == self.numbers.sp {
             self.state.sp = saved;
+        } else if register.0 == u16::from(RBX) {
+            self.state.rbx = saved;
         }
     }
 
@@ -294,6 +300,8 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
             self.state.ra = initial.ra;
         } else if register.0 == self.numbers.sp {
             self.state.sp = initial.sp;
+        } else if register.0 == u16::from(RBX) {
+            self.state.rbx = initial.rbx;
         } else if register == gimli::AArch64::RA_SIGN_STATE && self.evaluator.machine == Machine::Aarch64 {
             self.state.signed = initial.signed;
         }
@@ -355,9 +363,9 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
             Known::Register { register, offset } => {
                 let offset = i32::try_from(offset).ok()?;
                 if register == numbers.sp {
-                    Some((CfaKind::Sp, offset, 0))
+                    Some((CfaKind::Sp, offset, self.rbx()))
                 } else if register == numbers.fp {
-                    Some((CfaKind::Fp, offset, 0))
+                    Some((CfaKind::Fp, offset, self.rbx()))
                 } else {
                     Some((CfaKind::Register, offset, self.general(register)? as u8))
                 }
@@ -377,6 +385,19 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
                 let of_stub = register == numbers.sp && ip_register == 16 && self.evaluator.machine == Machine::X86_64;
                 Some((CfaKind::Plt, i32::try_from(offset).ok()?, threshold)).filter(|_| of_stub)
             }
+        }
+    }
+
+    /// Where the caller's rbx is, in a file that needs it.
+    fn rbx(&self) -> u8 {
+        match self.state.rbx {
+            _ if !self.evaluator.follow_rbx => RBX_LOST,
+            Saved::Unsaid | Saved::Same => RBX_UNCHANGED,
+            Saved::AtCfa(bytes) if bytes % 8 == 0 => {
+                // The return address is right below the CFA, registers are saved below it.
+                u8::try_from(-(bytes / 8)).ok().filter(|words| *words > RBX_UNCHANGED).unwrap_or(RBX_LOST)
+            }
+            _ => RBX_LOST,
         }
     }
 

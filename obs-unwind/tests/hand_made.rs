@@ -3,7 +3,7 @@
 
 mod support;
 
-use obs_common::unwind_row::{CfaKind, FRAME_POINTER_RULE, FpKind, RA_SIGNED, RaKind, Rule};
+use obs_common::unwind_row::{CfaKind, FRAME_POINTER_RULE, FpKind, RA_SIGNED, RBX, RBX_UNCHANGED, RaKind, Rule};
 use obs_unwind::{BuildError, ElfError, ElfImage, Machine, Notes, UnwindTable};
 use support::{AARCH64_START, Cfi, Parts, X86_64_START, image};
 
@@ -162,6 +162,18 @@ fn the_ends_of_stacks_and_what_is_left_out_are_named() {
     let resolver = table.find(0x1020).unwrap();
     assert_eq!((resolver.cfa_kind, resolver.arg, resolver.cfa_offset), (CfaKind::Register as u8, 3, 24));
     assert_eq!(kind(0x1030), CfaKind::Unsupported as u8);
+}
+
+#[test]
+fn a_file_that_finds_a_frame_by_rbx_says_where_rbx_is() {
+    let common = eh_frame().cie("zR", 16, &X86_64_START);
+    // push %rbx after one byte.
+    let saves = common.function(0x1000, 0x10, &[0x41, 0x0e, 16, 0x83, 2]);
+    let (table, _) = build(X86_64, &saves);
+    assert_eq!((table.find(0x1000), table.find(0x1001)), (Some(sp(8)), Some(sp(16))));
+    let (table, _) = build(X86_64, &saves.function(0x1010, 0x10, &[0x0c, RBX, 24]));
+    assert_eq!(table.find(0x1000), Some(Rule { arg: RBX_UNCHANGED, ..sp(8) }));
+    assert_eq!(table.find(0x1001), Some(Rule { arg: 2, ..sp(16) }));
 }
 
 #[test]

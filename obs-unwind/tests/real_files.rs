@@ -5,7 +5,7 @@
 mod support;
 
 use gimli::{BaseAddresses, CfaRule, CieOrFde, EndianSlice, LittleEndian, RegisterRule, UnwindSection as _, X86_64};
-use obs_common::unwind_row::{CfaKind, FpKind, RaKind, Rule};
+use obs_common::unwind_row::{CfaKind, FpKind, RBX_LOST, RBX_UNCHANGED, RaKind, Rule};
 use obs_unwind::{BuildError, BuildId, ElfImage, UnwindTable};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -55,8 +55,17 @@ fn agrees(row: &Row, rule: &Rule, signal: bool) -> bool {
                 X86_64::RBP => CfaKind::Fp,
                 _ => CfaKind::Register,
             };
-            let number = if expected == CfaKind::Register { register.0 } else { 0 };
-            kind(expected) && i64::from(rule.cfa_offset) == offset && u16::from(rule.arg) == number
+            // Where rbx is, tables only say if they need it.
+            let rbx = match row.register(X86_64::RBX) {
+                None | Some(RegisterRule::SameValue) => i64::from(RBX_UNCHANGED),
+                Some(RegisterRule::Offset(bytes)) if (-255 * 8..=-16).contains(&bytes) && bytes % 8 == 0 => -bytes / 8,
+                _ => i64::from(RBX_LOST),
+            };
+            let arg = match expected {
+                CfaKind::Register => rule.arg == register.0 as u8,
+                _ => rule.arg == RBX_LOST || i64::from(rule.arg) == rbx,
+            };
+            kind(expected) && i64::from(rule.cfa_offset) == offset && arg
         }
         CfaRule::Expression(_) => {
             [CfaKind::SpDeref, CfaKind::FpDeref, CfaKind::Plt, CfaKind::Unsupported].into_iter().any(kind)

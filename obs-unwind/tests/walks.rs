@@ -2,7 +2,7 @@
 
 use obs_common::stack::{FRAME_BY_POINTER, FRAME_EXACT, StackEnd};
 use obs_common::unwind_row::{
-    CfaKind, FRAME_POINTER_RULE, FpKind, RA_SIGNED, RaKind, Rule, signal_aarch64, signal_x86_64,
+    CfaKind, FRAME_POINTER_RULE, FpKind, RA_SIGNED, RBX, RBX_UNCHANGED, RaKind, Rule, signal_aarch64, signal_x86_64,
 };
 use obs_unwind::{Found, Machine, Registers, Walk, unwind};
 use std::collections::BTreeMap;
@@ -113,6 +113,28 @@ fn a_frame_behind_a_saved_stack_pointer_is_found() {
     let process =
         Process::default().rule(0x1000, rule).rule(0x2000, END).words(0x8018, &[0x8100]).words(0x8100, &[0x2001]);
     assert_eq!(process.walk_x86_64(0x1000, 0x8000, 0), (vec![FRAME_EXACT | 0x1000, 0x2001], StackEnd::Complete));
+}
+
+#[test]
+fn lazy_binding_is_walked_through_by_a_saved_rbx() {
+    let resolver = Rule { cfa_offset: 24, cfa_kind: CfaKind::Register as u8, arg: RBX, ..sp(0) };
+    let process = Process::default()
+        .rule(0x1000, Rule { arg: RBX_UNCHANGED, ..sp(8) })
+        .rule(0x1800, Rule { arg: 2, ..sp(16) })
+        .rule(0x2000, resolver)
+        .rule(0x3000, END)
+        // A leaf's return address; the caller's rbx and return address; the resolver's frame, aligned; its own.
+        .words(0x8000, &[0x1805, 0x8080, 0x2005])
+        .words(0x8090, &[0x3005]);
+    let path = vec![FRAME_EXACT | 0x1000, 0x1805, 0x2005, 0x3005];
+    assert_eq!(process.walk_x86_64(0x1000, 0x8000, 0), (path, StackEnd::Complete));
+    // Called by the leaf, it is the innermost frame's own rbx; lost on the way, it is nowhere.
+    let process = process.words(0x8000, &[0x2005]);
+    let mut with_rbx = registers(0x1000, 0x8000, 0);
+    with_rbx.general[usize::from(RBX)] = 0x8080;
+    assert_eq!(process.walk(Machine::X86_64, &with_rbx, 64).end, StackEnd::Complete);
+    let process = process.rule(0x1000, sp(8));
+    assert_eq!(process.walk(Machine::X86_64, &with_rbx, 64).end, StackEnd::UnsupportedRule);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! of it; what it prints as `exp` is compared with the text of the expression. Between its functions our
 //! table may only say what it can justify. All that is not equal is counted by class, with an example.
 
-use obs_common::unwind_row::{CfaKind, FpKind, RA_SIGNED, RaKind, Rule};
+use obs_common::unwind_row::{CfaKind, FpKind, RA_SIGNED, RBX_LOST, RBX_UNCHANGED, RaKind, Rule};
 use obs_unwind::{BuildError, ElfError, ElfImage, Machine, UnwindTable};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -165,6 +165,7 @@ struct Row {
     fp: String,
     sp: String,
     ra: String,
+    rbx: String,
 }
 
 fn compare_file(path: &Path) -> io::Result<Summary> {
@@ -305,7 +306,7 @@ fn parse_row(line: &str, columns: &Columns, (sp, fp, ra): (&str, &str, &str)) ->
         let at = columns.names.iter().position(|column| column == name);
         at.and_then(|at| values.get(at)).copied().unwrap_or("-").to_owned()
     };
-    Some(Row { start, end: 0, cfa, sp: value(sp), fp: value(fp), ra: value(ra) })
+    Some(Row { start, end: 0, cfa, sp: value(sp), fp: value(fp), ra: value(ra), rbx: value("rbx") })
 }
 
 struct Compared<'f> {
@@ -318,8 +319,11 @@ struct Compared<'f> {
 
 impl Compared<'_> {
     fn example(&self, row: &Row, rule: Option<Rule>) -> String {
-        let Row { start, end, cfa, fp, sp, ra } = row;
-        format!("{} {start:#x}..{end:#x}: readelf cfa={cfa} fp={fp} sp={sp} ra={ra}; we {rule:?}", self.path.display())
+        let Row { start, end, cfa, fp, sp, ra, rbx } = row;
+        format!(
+            "{} {start:#x}..{end:#x}: readelf cfa={cfa} fp={fp} sp={sp} ra={ra} rbx={rbx}; we {rule:?}",
+            self.path.display()
+        )
     }
 
     /// Sorts rows and cuts each where a later function begins; then looks at what our table says between them.
@@ -506,6 +510,9 @@ fn verdict(machine: Machine, row: &Row, rule: &Rule) -> Verdict {
     if !ra_agrees(machine, &row.ra, rule) {
         return Verdict::Wrong("row: return address");
     }
+    if !rbx_agrees(&row.rbx, rule) {
+        return Verdict::Wrong("row: rbx");
+    }
     fp_verdict(&row.fp, rule)
 }
 
@@ -546,8 +553,9 @@ fn cfa_agrees(machine: Machine, cfa: &str, rule: &Rule) -> bool {
         n if n == fp => CfaKind::Fp,
         _ => CfaKind::Register,
     };
-    let register = if kind == CfaKind::Register { number } else { 0 };
-    rule.cfa_kind == kind as u8 && rule.cfa_offset == offset && u16::from(rule.arg) == register
+    // What `arg` says otherwise, `rbx_agrees` looks at.
+    let register = kind != CfaKind::Register || u16::from(rule.arg) == number;
+    rule.cfa_kind == kind as u8 && rule.cfa_offset == offset && register
 }
 
 fn ra_agrees(machine: Machine, ra: &str, rule: &Rule) -> bool {
@@ -556,6 +564,18 @@ fn ra_agrees(machine: Machine, ra: &str, rule: &Rule) -> bool {
         (Some(bytes), _) => kind == RaKind::AtCfa as u8 && i64::from(rule.ra_offset) * 8 == bytes,
         (None, Some(number)) => kind == RaKind::Register as u8 && rule.ra_offset == number as i16,
         (None, None) => machine == Machine::Aarch64 && matches!(ra, "u" | "s") && kind == RaKind::LinkRegister as u8,
+    }
+}
+
+/// Where rbx is, only the tables say that need it.
+fn rbx_agrees(rbx: &str, rule: &Rule) -> bool {
+    let followed = rule.cfa_kind == CfaKind::Sp as u8 || rule.cfa_kind == CfaKind::Fp as u8;
+    match (rule.arg, at_cfa(rbx)) {
+        _ if !followed => true,
+        (RBX_LOST, _) => true,
+        (RBX_UNCHANGED, _) => matches!(rbx, "-" | "u" | "s"),
+        (words, Some(bytes)) => bytes == -8 * i64::from(words),
+        (_, None) => false,
     }
 }
 
