@@ -14,10 +14,10 @@ const NAME_COLUMNS: usize = 18;
 
 /// Say which features of this kernel work with these privileges, and which collectors can run
 #[derive(Debug, clap::Args)]
-pub struct DoctorArgs {
+pub(super) struct DoctorArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
 }
 
 /// What was found out.
@@ -57,7 +57,7 @@ struct Verdict<'a> {
 ///
 /// # Errors
 /// Nothing can be written to `out`.
-pub fn run<'a>(
+pub(super) fn run<'a>(
     args: &DoctorArgs,
     collectors: impl IntoIterator<Item = (&'a str, &'a [Feature])>,
     out: &mut dyn Write,
