@@ -143,8 +143,9 @@ impl Sideband {
         let mut done = SidebandRead::default();
         self.fresh.clear();
         self.fresh.extend(self.held_back.drain(..));
+        let build_ids = self.build_ids;
         for cpu in &mut self.cpus {
-            let outcome = cpu.ring.read(|record| match decode(record) {
+            let outcome = cpu.ring.read(|record| match decode(record, build_ids) {
                 Ok(Some(event)) => {
                     if let SidebandEvent::Lost { count, .. } = event {
                         done.lost = done.lost.saturating_add(count);
@@ -303,6 +304,26 @@ mod tests {
         }
         assert!(told > 0, "40 processes at a time fit into {ring_bytes} bytes");
         assert_eq!(counted, told);
+    }
+
+    #[test]
+    fn build_ids_that_another_reader_asked_for_do_not_confuse_this_one() {
+        for others_first in [true, false] {
+            let others = || open(SidebandOptions::default());
+            let ours = || open(SidebandOptions { build_ids: false, ..SidebandOptions::default() });
+            let (first, second) = if others_first { (others(), ours()) } else { (ours(), others()) };
+            let (Some(first), Some(second)) = (first, second) else { return };
+            let (mut ours, _others) = if others_first { (second, first) } else { (first, second) };
+            let child = run_true();
+            let events = read_all(&mut ours);
+            let is_code =
+                |event: &&SidebandEvent| event.pid() == Some(child) && matches!(event, SidebandEvent::Mapped { .. });
+            let mapped: Vec<&SidebandEvent> = events.iter().filter(is_code).collect();
+            assert!(!mapped.is_empty());
+            for event in mapped {
+                assert!(matches!(event, SidebandEvent::Mapped { file: FileIdentity::Inode { .. }, .. }), "{event:?}");
+            }
+        }
     }
 
     #[test]

@@ -181,10 +181,13 @@ impl Reader<'_> {
 /// Turns one record, header included, of an event opened by [`super::Sideband`] into an event; nothing for records of
 /// other types, for mappings that are not code, and for what belongs to the kernel.
 ///
+/// `build_ids` says whether the event asked for build ids. The record's own mark does not: the kernel (6.18 still) leaves
+/// it set in records for those who did not ask, after it wrote one for somebody who did.
+///
 /// # Errors
 ///
 /// The record is too short or contradicts itself.
-pub fn decode(record: &[u8]) -> Result<Option<SidebandEvent>, DecodeError> {
+pub fn decode(record: &[u8], build_ids: bool) -> Result<Option<SidebandEvent>, DecodeError> {
     let too_short = |kind| DecodeError::TooShort { kind, length_bytes: record.len() };
     let (header, body) = record.split_first_chunk::<HEADER_BYTES>().ok_or(too_short(0))?;
     let [a, b, c, d, misc @ .., _, _] = *header;
@@ -228,6 +231,7 @@ pub fn decode(record: &[u8]) -> Result<Option<SidebandEvent>, DecodeError> {
             SidebandEvent::Rename { pid, tid, name, time_ns }
         }));
     }
+    let misc = if build_ids { misc } else { misc & !MISC_MAPPING_HAS_BUILD_ID };
     mapping(misc, pid, tid, time_ns, body)
 }
 

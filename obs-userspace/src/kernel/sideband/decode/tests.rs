@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// As an event that asked for build ids.
+fn decode(record: &[u8]) -> Result<Option<SidebandEvent>, DecodeError> {
+    super::decode(record, true)
+}
+
 const TIME_NS: u64 = 123_456_789;
 
 /// A record with its header and its trailer.
@@ -88,6 +93,14 @@ fn mappings_carry_an_inode_or_a_build_id() {
 }
 
 #[test]
+fn the_mark_of_a_build_id_counts_only_where_one_was_asked_for() {
+    let place = [0x1000, 0x2000, 0];
+    let marked = mapped(MISC_USER | MISC_MAPPING_HAS_BUILD_ID, &place, &inode(), 5);
+    let Ok(Some(SidebandEvent::Mapped { file, .. })) = super::decode(&marked, false) else { panic!("a mapping") };
+    assert_eq!(file, FileIdentity::Inode { device_major: 8, device_minor: 1, number: 4_242, generation: 7 });
+}
+
+#[test]
 fn only_code_of_processes_counts() {
     let place = [0x1000, 0x2000, 0];
     assert_eq!(decode(&mapped(MISC_USER, &place, &inode(), 3)), Ok(None), "data");
@@ -132,11 +145,16 @@ fn short_records_are_refused() {
 
 proptest! {
     #[test]
-    fn nothing_panics(kind in 0_u32..24, misc in any::<u16>(), body in prop::collection::vec(any::<u8>(), 0..160)) {
+    fn nothing_panics(
+        kind in 0_u32..24,
+        misc in any::<u16>(),
+        build_ids in any::<bool>(),
+        body in prop::collection::vec(any::<u8>(), 0..160),
+    ) {
         let mut bytes = kind.to_ne_bytes().to_vec();
         bytes.extend(misc.to_ne_bytes());
         bytes.extend([0, 0]);
         bytes.extend(body);
-        let _ = decode(&bytes);
+        let _ = super::decode(&bytes, build_ids);
     }
 }
