@@ -15,6 +15,6 @@ find "$@" -type f -size -33k -size +1k 2>/dev/null | sort | while read -r file; 
         { printf '\000\000'; cat "$section"; } > "$here/corpus/eh_frame/$name"
         { printf '\002\000'; cat "$section"; } > "$here/corpus/eh_frame/$name-debug"
     fi
-done | head -n 400
+done
 head -c 1500 /dev/urandom > "$here/corpus/unwind/random"
 echo "seeds: $(ls "$here/corpus/elf" | wc -l) images, $(ls "$here/corpus/eh_frame" | wc -l) sections"

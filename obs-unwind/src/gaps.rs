@@ -71,7 +71,8 @@ impl<'e, 'a> Gaps<'e, 'a> {
             }
         } else if let Some(offset) = code::find_signal_return(machine, code) {
             let bytes = code::signal_return(machine, &code[offset as usize..]).unwrap_or(0);
-            table.push_trampoline(start + offset, code::SIGNAL_RULE)?;
+            let in_segment = self.image.code_at((start + offset).wrapping_sub(1)).is_some();
+            table.push_trampoline(start + offset, code::SIGNAL_RULE, in_segment)?;
             table.push(start + offset + bytes, Rule::default())?;
             self.recognised += 1;
         }

@@ -177,7 +177,8 @@ impl<'a> GoTable<'a> {
             && let Some(code) = image.code_at(function.start)
             && code::signal_return(self.machine, code).is_some()
         {
-            return table.push_trampoline(low, code::SIGNAL_RULE);
+            let in_segment = image.code_at(low.wrapping_sub(1)).is_some();
+            return table.push_trampoline(low, code::SIGNAL_RULE, in_segment);
         }
         if function.writes_sp || function.steps == 0 {
             return table.push(low, FRAME_POINTER_RULE);

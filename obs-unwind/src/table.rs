@@ -131,8 +131,11 @@ impl Assembly {
 
     /// Adds a row that begins one byte before an address: a return address is looked up there, and a signal handler
     /// returns to the first instruction of its trampoline. What ended at the address ends a byte earlier, unless it
-    /// began there.
-    pub(crate) fn push_trampoline(&mut self, address: u64, rule: Rule) -> Result<(), BuildError> {
+    /// began there. `in_segment` says whether that byte is executable; if it is not, nothing is looked up there.
+    pub(crate) fn push_trampoline(&mut self, address: u64, rule: Rule, in_segment: bool) -> Result<(), BuildError> {
+        if !in_segment {
+            return self.push(address, rule);
+        }
         let before = address.saturating_sub(1);
         let free = self.settled.is_none_or(|settled| settled < before);
         if free && matches!(self.pending, Some((at, NO_INFORMATION)) if at == address) {

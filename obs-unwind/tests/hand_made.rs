@@ -246,6 +246,19 @@ fn undescribed_trampolines_are_found_from_the_byte_before_them() {
 }
 
 #[test]
+fn a_trampoline_at_the_start_of_a_segment_has_no_row_before_it() {
+    // Found by fuzzing: the byte before it is in no segment.
+    let trampoline = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
+    let cfi = eh_frame().cie("zR", 16, &X86_64_START).function(0x1000, 8, &[]);
+    let sections = vec![(".eh_frame", EH_FRAME, 2, &cfi.bytes[..])];
+    let segments = vec![(0x1000, &CODE[..0x20]), (0x1021, &trampoline[..])];
+    let file = image(&Parts { machine: X86_64, segments, sections });
+    let (table, _) = UnwindTable::build(&ElfImage::parse(&file).unwrap()).unwrap();
+    assert_eq!(table.find(0x1020), Some(NOTHING));
+    assert_eq!(table.find(0x1021).unwrap().cfa_kind, CfaKind::Signal as u8);
+}
+
+#[test]
 fn undescribed_linkage_stubs_are_known_by_their_instructions() {
     let mut code = [0xc3; 0x100];
     code[0x40..0x4c].copy_from_slice(&[0xff, 0x35, 0, 0, 0, 0, 0xff, 0x25, 0, 0, 0, 0]);
