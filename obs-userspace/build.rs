@@ -61,6 +61,6 @@ fn embed(objects: &[Object]) -> std::io::Result<String> {
     Ok(format!(
         "#[repr(C, align(8))]\nstruct Aligned<T>(T);\n\n{statics}\n\
          /// Every BPF object by its name, sorted by name; each begins at a multiple of 8 bytes.\n\
-         pub static OBJECTS: &[(&str, &[u8])] = &[\n{table}];\n"
+         pub(crate) static OBJECTS: &[(&str, &[u8])] = &[\n{table}];\n"
     ))
 }

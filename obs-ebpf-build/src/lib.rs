@@ -161,7 +161,7 @@ fn compile(workspace: &Path, bpf_dir: &Path, compiler: &Compiler, linker: &Path)
     Err(Error::Compile { command: format!("{recipe} -p obs-ebpf --profile {PROFILE} --target {TARGET}") })
 }
 
-/// Flags that keep BTF, and keep this machine's folders out of the objects.
+/// Flags that keep BTF, name the processor, and keep this machine's folders out of the objects.
 ///
 /// The workspace becomes `.` because rustc and the linker run there: LLVM can then still read the source, whose lines
 /// it copies into BTF for the verifier's messages, and the bytes are the same wherever the workspace is.

@@ -114,8 +114,12 @@ fn is_for_another_compiler(name: &OsString) -> bool {
     const OURS_TOO: [&str; 7] =
         ["CARGO_HOME", "CARGO_HTTP_", "CARGO_MAKEFLAGS", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"];
     const FOREIGN: [&str; 6] = ["CARGO", "CLIPPY_", "RUSTC", "RUSTDOC", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"];
+    // What cargo tells a build script about the crate that it belongs to.
+    const BUILD_SCRIPT: [&str; 7] = ["DEBUG", "HOST", "NUM_JOBS", "OPT_LEVEL", "OUT_DIR", "PROFILE", "TARGET"];
     let Some(name) = name.to_str() else { return false };
-    FOREIGN.iter().any(|prefix| name.starts_with(prefix)) && !OURS_TOO.iter().any(|prefix| name.starts_with(prefix))
+    BUILD_SCRIPT.contains(&name)
+        || FOREIGN.iter().any(|prefix| name.starts_with(prefix))
+            && !OURS_TOO.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -136,6 +140,8 @@ mod tests {
             "CARGO_TARGET_DIR",
             "CARGO_PROFILE_BPF_DEBUG",
             "CLIPPY_ARGS",
+            "HOST",
+            "OPT_LEVEL",
         ] {
             assert!(is_for_another_compiler(&OsString::from(name)), "{name}");
         }
@@ -143,7 +149,7 @@ mod tests {
 
     #[test]
     fn keeps_the_users_own_settings() {
-        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_PROXY", "RUSTUP_HOME", "PATH", "HOME"] {
+        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_PROXY", "RUSTUP_HOME", "PATH", "HOME", "HOSTNAME"] {
             assert!(!is_for_another_compiler(&OsString::from(name)), "{name}");
         }
     }

@@ -19,10 +19,13 @@ use obs_common::{
     limits::USER_FRAMES_MAX,
     stack::{FRAME_BY_POINTER, FRAME_EXACT, ImageKey, StackEnd},
     unwind_map::{
-        ARENA_BLOCK_WORDS, FILE_NONE, FILES_MAX, FileTable, MAPPING_SEARCH_STEPS, MAPPINGS_MAX,
-        Mapping, PROCESSES_MAX, ProcessMappings,
+        ARENA_BLOCK_WORDS, FILE_NONE, FILES_MAX, FileTable, MAPPING_SEARCH_STEPS, MAPPINGS_MAX, Mapping, PROCESSES_MAX,
+        ProcessMappings,
     },
-    unwind_row::{CfaKind, FpKind, PAGE_BITS, PAGE_MASK, RA_SIGNED, RaKind, SEARCH_STEPS_MAX, row_pc, row_rule},
+    unwind_row::{
+        CfaKind, FpKind, PAGE_BITS, PAGE_MASK, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind, SEARCH_STEPS_MAX,
+        row_pc, row_rule,
+    },
 };
 
 use crate::{
@@ -66,6 +69,8 @@ struct Walk {
     lr: u64,
     /// Where the kernel saved the registers that a signal interrupted; 0 while the sample's own are meant.
     saved_registers: u64,
+    /// x86-64: rbx, where it is known though the frame is not exact; 0 otherwise.
+    rbx: u64,
     /// The frames so far, folded into a number by `stack::mix`.
     sum: u64,
     mapping: Mapping,
@@ -114,6 +119,7 @@ pub fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *mut [u6
         (*walk).fp = registers.fp();
         (*walk).lr = registers.lr();
         (*walk).saved_registers = 0;
+        (*walk).rbx = 0;
         (*walk).mapping.start = 0;
         (*walk).mapping.end = 0;
         (*walk).frames_count = 0;
@@ -446,6 +452,15 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; 
     if ra == 0 {
         return finish(walk, StackEnd::Complete);
     }
+    // Not finding rbx costs the one caller that may need it, not the walk.
+    let follows_rbx = kind == CfaKind::Sp as u8 || kind == CfaKind::Fp as u8;
+    walk.rbx = if !follows_rbx || rule.arg == RBX_LOST {
+        0
+    } else if rule.arg == RBX_UNCHANGED {
+        register(walk, registers, RBX).unwrap_or(0)
+    } else {
+        read(cfa.wrapping_sub(u64::from(rule.arg) * 8)).unwrap_or(0)
+    };
     walk.ip = ra;
     walk.sp = cfa;
     walk.fp = fp;
@@ -453,11 +468,11 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; 
     0
 }
 
-/// A general register by its DWARF number, in a frame whose registers are known.
+/// A general register by its DWARF number, in a frame whose registers are known; rbx also in others that say where it is.
 #[inline(always)]
 fn register(walk: &Walk, registers: Registers, number: u8) -> Option<u64> {
     if walk.exact == 0 {
-        None
+        (number == RBX && walk.rbx != 0).then_some(walk.rbx)
     } else if walk.saved_registers == 0 {
         registers.general(number)
     } else {
@@ -476,6 +491,7 @@ fn interrupted(walk: &mut Walk, frame: u64) -> i64 {
             walk.fp = fp;
             walk.lr = Registers::saved_lr_bytes().and_then(at).unwrap_or(0);
             walk.saved_registers = frame.wrapping_add(Registers::SAVED_BYTES);
+            walk.rbx = 0;
             walk.exact = 1;
             0
         }

@@ -8,7 +8,7 @@ use crate::gaps::Gaps;
 use crate::limits::DEBUG_FRAME_BYTES_MAX;
 use crate::table::{Assembly, UnwindTable};
 use gimli::{BaseAddresses, EndianSlice, LittleEndian, UnwindSection, Vendor};
-use obs_common::unwind_row::Rule;
+use obs_common::unwind_row::{CfaKind, RBX, Rule};
 use std::borrow::Cow;
 use std::io::Read as _;
 use std::marker::PhantomData;
@@ -49,9 +49,22 @@ impl UnwindTable {
     /// # Errors
     /// When the image describes none of its code, or exceeds a bound.
     pub fn build(image: &ElfImage<'_>) -> Result<(Self, Notes), BuildError> {
+        let built = Self::build_following(image, false)?;
+        let needs_rbx = |rule: &Rule| rule.cfa_kind == CfaKind::Register as u8 && rule.arg == RBX;
+        // The few files that find a frame by rbx are small: the dynamic linker, and static programs that contain it.
+        if image.machine() == Machine::X86_64 && built.0.rules().iter().any(needs_rbx) {
+            return Self::build_following(image, true);
+        }
+        Ok(built)
+    }
+
+    fn build_following(image: &ElfImage<'_>, follow_rbx: bool) -> Result<(Self, Notes), BuildError> {
         let mut notes = Notes::default();
+        let gaps = Gaps::new(image);
         let debug_frame = match image.debug_frame {
             None => None,
+            // Go's says neither where a frame pointer is saved nor which functions end a goroutine's stack.
+            Some(_) if gaps.has_information() => None,
             Some(DebugFrame::Plain(data)) => Some(Cow::Borrowed(data)),
             Some(DebugFrame::Compressed(object::elf::ELFCOMPRESS_ZLIB, bytes, data)) => inflate(bytes, data)?,
             Some(DebugFrame::Compressed(method, ..)) => {
@@ -62,15 +75,15 @@ impl UnwindTable {
         let bases = BaseAddresses::default();
         let bases = image.text_address.iter().fold(bases, |bases, address| bases.set_text(*address));
         let bases = image.got_address.iter().fold(bases, |bases, address| bases.set_got(*address));
-        let mut eh = image.eh_frame.map(|block| eh_frame(image, block, bases.clone())).transpose()?;
-        let mut debug = debug_frame.as_deref().map(|data| debug_frame_of(image, data, bases)).transpose()?;
+        let mut eh = image.eh_frame.map(|block| eh_frame(image, block, bases.clone(), follow_rbx)).transpose()?;
+        let mut debug =
+            debug_frame.as_deref().map(|data| debug_frame_of(image, data, bases, follow_rbx)).transpose()?;
         if let Some(eh) = &eh {
             notes.functions += eh.len() as u64;
             notes.ordered_by_header = eh.by_header();
         }
         notes.functions += debug.as_ref().map_or(0, |debug| debug.len() as u64);
 
-        let gaps = Gaps::new(image);
         if notes.functions == 0 && !gaps.has_information() {
             return Err(match notes.debug_frame_compression {
                 Some(method) => BuildError::UnsupportedCompression(method),
@@ -107,12 +120,13 @@ fn eh_frame<'a>(
     image: &ElfImage<'a>,
     block: Block<'a>,
     bases: BaseAddresses,
+    follow_rbx: bool,
 ) -> Result<Ordered<'a, EhFrame<'a>>, BuildError> {
     let mut section = gimli::EhFrame::from(EndianSlice::new(block.data, LittleEndian));
     section.set_address_size(8);
     section.set_vendor(vendor(image.machine()));
     let bases = bases.set_eh_frame(block.address);
-    let evaluator = Evaluator { section, bases, machine: image.machine(), marker: PhantomData };
+    let evaluator = Evaluator { section, bases, machine: image.machine(), follow_rbx, marker: PhantomData };
     Ordered::new(evaluator, block, image.eh_frame_hdr)
 }
 
@@ -120,11 +134,12 @@ fn debug_frame_of<'d>(
     image: &ElfImage<'_>,
     data: &'d [u8],
     bases: BaseAddresses,
+    follow_rbx: bool,
 ) -> Result<Ordered<'d, DebugFrameSection<'d>>, BuildError> {
     let mut section = gimli::DebugFrame::from(EndianSlice::new(data, LittleEndian));
     section.set_address_size(8);
     section.set_vendor(vendor(image.machine()));
-    let evaluator = Evaluator { section, bases, machine: image.machine(), marker: PhantomData };
+    let evaluator = Evaluator { section, bases, machine: image.machine(), follow_rbx, marker: PhantomData };
     Ordered::new(evaluator, Block { address: 0, data }, None)
 }
 

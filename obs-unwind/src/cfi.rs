@@ -9,7 +9,7 @@ use crate::limits::{INSTRUCTIONS_PER_CIE_MAX, INSTRUCTIONS_PER_FDE_MAX, REMEMBER
 use gimli::{
     CallFrameInstruction as Instruction, EndianSlice, LittleEndian, Register, UnwindExpression, UnwindSection,
 };
-use obs_common::unwind_row::{CfaKind, FpKind, RA_SIGNED, RaKind, Rule, signal_x86_64};
+use obs_common::unwind_row::{CfaKind, FpKind, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind, Rule, signal_x86_64};
 
 pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
 pub(crate) type Cie<'a> = gimli::CommonInformationEntry<Reader<'a>>;
@@ -41,11 +41,13 @@ pub(crate) enum Fault {
     TooLong,
 }
 
+/// The CFA. A register and offset survive an expression: a later `DW_CFA_def_cfa_register` goes on with the offset, as it
+/// does in the runtime's own unwinder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cfa {
-    Unset,
-    Register { register: u16, offset: i64 },
-    Expression(Option<Known>),
+struct Cfa {
+    register: Option<u16>,
+    offset: i64,
+    expression: Option<Option<Known>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +73,19 @@ pub(crate) struct State {
     sp: Saved,
     fp: Saved,
     ra: Saved,
+    rbx: Saved,
     signed: bool,
 }
 
 impl State {
-    const EMPTY: Self =
-        Self { cfa: Cfa::Unset, sp: Saved::Unsaid, fp: Saved::Unsaid, ra: Saved::Unsaid, signed: false };
+    const EMPTY: Self = Self {
+        cfa: Cfa { register: None, offset: 0, expression: None },
+        sp: Saved::Unsaid,
+        fp: Saved::Unsaid,
+        ra: Saved::Unsaid,
+        rbx: Saved::Unsaid,
+        signed: false,
+    };
 }
 
 /// A CIE with the state that it leaves to its functions.
@@ -92,6 +101,8 @@ pub(crate) struct Evaluator<'a, S> {
     pub(crate) section: S,
     pub(crate) bases: gimli::BaseAddresses,
     pub(crate) machine: Machine,
+    /// Whether rules say where rbx is.
+    pub(crate) follow_rbx: bool,
     pub(crate) marker: std::marker::PhantomData<&'a ()>,
 }
 
@@ -212,19 +223,19 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
         let factored = |offset: i64| offset.wrapping_mul(self.data_factor);
         match *instruction {
             Instruction::DefCfa { register, offset } => {
-                self.state.cfa = Cfa::Register { register: register.0, offset: offset as i64 };
+                self.state.cfa = Cfa { register: Some(register.0), offset: offset as i64, expression: None };
             }
             Instruction::DefCfaSf { register, factored_offset } => {
-                self.state.cfa = Cfa::Register { register: register.0, offset: factored(factored_offset) };
+                let offset = factored(factored_offset);
+                self.state.cfa = Cfa { register: Some(register.0), offset, expression: None };
             }
-            Instruction::DefCfaRegister { register } => match &mut self.state.cfa {
-                Cfa::Register { register: old, .. } => *old = register.0,
-                Cfa::Unset | Cfa::Expression(_) => return Err(Fault::Malformed),
-            },
-            Instruction::DefCfaOffset { offset } => self.set_cfa_offset(offset as i64)?,
-            Instruction::DefCfaOffsetSf { factored_offset } => self.set_cfa_offset(factored(factored_offset))?,
+            Instruction::DefCfaRegister { register } => {
+                self.state.cfa = Cfa { register: Some(register.0), expression: None, ..self.state.cfa };
+            }
+            Instruction::DefCfaOffset { offset } => self.state.cfa.offset = offset as i64,
+            Instruction::DefCfaOffsetSf { factored_offset } => self.state.cfa.offset = factored(factored_offset),
             Instruction::DefCfaExpression { expression } => {
-                self.state.cfa = Cfa::Expression(self.recognise(expression));
+                self.state.cfa.expression = Some(self.recognise(expression));
             }
             Instruction::Undefined { register } => self.set(register, Saved::Undefined),
             Instruction::SameValue { register } => self.set(register, Saved::Same),
@@ -264,17 +275,9 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
         Ok(())
     }
 
-    fn set_cfa_offset(&mut self, value: i64) -> Result<(), Fault> {
-        match &mut self.state.cfa {
-            Cfa::Register { offset, .. } => *offset = value,
-            Cfa::Unset | Cfa::Expression(_) => return Err(Fault::Malformed),
-        }
-        Ok(())
-    }
-
     fn is_kept(&self, register: Register) -> bool {
         let numbers = self.numbers;
-        [numbers.sp, numbers.fp, numbers.ra].contains(&register.0)
+        [numbers.sp, numbers.fp, numbers.ra, u16::from(RBX)].contains(&register.0)
     }
 
     fn set(&mut self, register: Register, saved: Saved) {
@@ -284,6 +287,8 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
             self.state.ra = saved;
         } else if register.0 == self.numbers.sp {
             self.state.sp = saved;
+        } else if register.0 == u16::from(RBX) {
+            self.state.rbx = saved;
         }
     }
 
@@ -295,6 +300,8 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
             self.state.ra = initial.ra;
         } else if register.0 == self.numbers.sp {
             self.state.sp = initial.sp;
+        } else if register.0 == u16::from(RBX) {
+            self.state.rbx = initial.rbx;
         } else if register == gimli::AArch64::RA_SIGN_STATE && self.evaluator.machine == Machine::Aarch64 {
             self.state.signed = initial.signed;
         }
@@ -347,19 +354,23 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
 
     fn cfa(&self) -> Option<(CfaKind, i32, u8)> {
         let numbers = self.numbers;
-        match self.state.cfa {
-            Cfa::Unset => None,
-            Cfa::Register { register, offset } | Cfa::Expression(Some(Known::Register { register, offset })) => {
+        let Cfa { register, offset, expression } = self.state.cfa;
+        let known = match expression {
+            None => Known::Register { register: register?, offset },
+            Some(known) => known?,
+        };
+        match known {
+            Known::Register { register, offset } => {
                 let offset = i32::try_from(offset).ok()?;
                 if register == numbers.sp {
-                    Some((CfaKind::Sp, offset, 0))
+                    Some((CfaKind::Sp, offset, self.rbx()))
                 } else if register == numbers.fp {
-                    Some((CfaKind::Fp, offset, 0))
+                    Some((CfaKind::Fp, offset, self.rbx()))
                 } else {
                     Some((CfaKind::Register, offset, self.general(register)? as u8))
                 }
             }
-            Cfa::Expression(Some(Known::Deref { register, offset, addend })) => {
+            Known::Deref { register, offset, addend } => {
                 let offset = i32::try_from(offset).ok()?;
                 let addend = i8::try_from(addend / 8).ok().filter(|_| addend % 8 == 0)?;
                 if register == numbers.sp {
@@ -370,11 +381,23 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
                     None
                 }
             }
-            Cfa::Expression(Some(Known::Plt { register, offset, ip_register, threshold })) => {
+            Known::Plt { register, offset, ip_register, threshold } => {
                 let of_stub = register == numbers.sp && ip_register == 16 && self.evaluator.machine == Machine::X86_64;
                 Some((CfaKind::Plt, i32::try_from(offset).ok()?, threshold)).filter(|_| of_stub)
             }
-            Cfa::Expression(None) => None,
+        }
+    }
+
+    /// Where the caller's rbx is, in a file that needs it.
+    fn rbx(&self) -> u8 {
+        match self.state.rbx {
+            _ if !self.evaluator.follow_rbx => RBX_LOST,
+            Saved::Unsaid | Saved::Same => RBX_UNCHANGED,
+            Saved::AtCfa(bytes) if bytes % 8 == 0 => {
+                // The return address is right below the CFA, registers are saved below it.
+                u8::try_from(-(bytes / 8)).ok().filter(|words| *words > RBX_UNCHANGED).unwrap_or(RBX_LOST)
+            }
+            _ => RBX_LOST,
         }
     }
 
@@ -417,14 +440,18 @@ impl<'r, 'a, S: UnwindSection<Reader<'a>>> Run<'r, 'a, S> {
 
     /// The kernel's signal frame, as C libraries describe it: the CFA is the interrupted stack pointer.
     fn signal_rule(&self) -> Option<Rule> {
-        let Cfa::Expression(Some(Known::Deref { register, offset, addend: 0 })) = self.state.cfa else { return None };
+        let signal = Rule { cfa_kind: CfaKind::Signal as u8, ..Rule::default() };
+        if self.evaluator.machine == Machine::Aarch64 {
+            // Only the vDSO of older kernels describes its trampoline, by way of the frame pointer.
+            return Some(signal);
+        }
+        let Some(Some(Known::Deref { register, offset, addend: 0 })) = self.state.cfa.expression else { return None };
         let frame = offset.checked_sub(signal_x86_64::SP_BYTES as i64)?;
         let ip = Known::Register { register, offset: frame.checked_add(signal_x86_64::IP_BYTES as i64)? };
-        let ours = self.evaluator.machine == Machine::X86_64 && register == self.numbers.sp;
-        if !ours || self.state.ra != Saved::At(Some(ip)) {
+        if register != self.numbers.sp || self.state.ra != Saved::At(Some(ip)) {
             return None;
         }
-        Some(Rule { cfa_offset: i32::try_from(frame).ok()?, cfa_kind: CfaKind::Signal as u8, ..Rule::default() })
+        Some(Rule { cfa_offset: i32::try_from(frame).ok()?, ..signal })
     }
 }
 

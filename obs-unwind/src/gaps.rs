@@ -70,9 +70,8 @@ impl<'e, 'a> Gaps<'e, 'a> {
                 table.push(at + STUB_BYTES as u64, Rule::default())?;
             }
         } else if let Some(offset) = code::find_signal_return(machine, code) {
-            // A return address is looked up one byte before it, and the kernel returns to the first instruction.
             let bytes = code::signal_return(machine, &code[offset as usize..]).unwrap_or(0);
-            table.push((start + offset).saturating_sub(1).max(start), code::SIGNAL_RULE)?;
+            table.push_trampoline(start + offset, code::SIGNAL_RULE)?;
             table.push(start + offset + bytes, Rule::default())?;
             self.recognised += 1;
         }

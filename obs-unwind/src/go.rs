@@ -7,7 +7,7 @@
 use crate::code;
 use crate::elf::{ElfImage, Machine};
 use crate::error::BuildError;
-use crate::limits::{GO_FUNCTIONS_MAX, GO_STEPS_PER_FUNCTION_MAX};
+use crate::limits::{GO_FUNCTIONS_MAX, GO_STEPS_PER_FUNCTION_MAX, PADDING_BYTES_MAX};
 use crate::table::Assembly;
 use obs_common::unwind_row::{CfaKind, FRAME_POINTER_RULE, FpKind, RaKind, Rule};
 
@@ -177,8 +177,7 @@ impl<'a> GoTable<'a> {
             && let Some(code) = image.code_at(function.start)
             && code::signal_return(self.machine, code).is_some()
         {
-            // Looked up one byte before its first instruction, which is where the kernel returns to.
-            return table.push(low.saturating_sub(1), code::SIGNAL_RULE);
+            return table.push_trampoline(low, code::SIGNAL_RULE);
         }
         if function.writes_sp || function.steps == 0 {
             return table.push(low, FRAME_POINTER_RULE);
@@ -193,7 +192,12 @@ impl<'a> GoTable<'a> {
                 return Ok(());
             }
         }
-        table.push(steps.at.clamp(low, high), FRAME_POINTER_RULE)
+        // The steps end with the function's code; padding follows up to the next one.
+        let known = steps.at.clamp(low, high);
+        if known > function.start && high - known <= PADDING_BYTES_MAX {
+            return Ok(());
+        }
+        table.push(known, FRAME_POINTER_RULE)
     }
 
     /// The rule where the stack pointer has been lowered by so many bytes since the function's first instruction.

@@ -94,6 +94,8 @@ pub(crate) struct Assembly {
     pending: Option<(u64, u32)>,
     /// The rule of the last row in `rows`.
     last: Option<u32>,
+    /// The address that was settled last.
+    settled: Option<u64>,
     /// Rows that said the same as the row before them.
     pub(crate) merged: u64,
 }
@@ -109,6 +111,7 @@ impl Assembly {
             recent: vec![(Rule::default(), NO_INFORMATION); RECENT_RULES],
             pending: None,
             last: None,
+            settled: None,
             merged: 0,
         }
     }
@@ -118,11 +121,27 @@ impl Assembly {
         let number = self.number(rule)?;
         match self.pending {
             Some((at, _)) if address < at => return Ok(()),
+            Some((_, NO_INFORMATION)) if number == NO_INFORMATION => return Ok(()),
             Some((at, pending)) if address > at => self.settle(at, pending)?,
             _ => {}
         }
         self.pending = Some((address, number));
         Ok(())
+    }
+
+    /// Adds a row that begins one byte before an address: a return address is looked up there, and a signal handler
+    /// returns to the first instruction of its trampoline. What ended at the address ends a byte earlier, unless it
+    /// began there.
+    pub(crate) fn push_trampoline(&mut self, address: u64, rule: Rule) -> Result<(), BuildError> {
+        let before = address.saturating_sub(1);
+        let free = self.settled.is_none_or(|settled| settled < before);
+        if free && matches!(self.pending, Some((at, NO_INFORMATION)) if at == address) {
+            self.pending = None;
+        }
+        match self.pending {
+            Some((at, _)) if at > before => self.push(address, rule),
+            _ => self.push(before, rule),
+        }
     }
 
     /// Takes back the "no information" that was added last, so that the row before it holds on. False if there is none
@@ -156,6 +175,7 @@ impl Assembly {
     }
 
     fn settle(&mut self, address: u64, number: u32) -> Result<(), BuildError> {
+        self.settled = Some(address);
         let page = address >> PAGE_BITS;
         let first_page = match self.first_page {
             Some(first_page) => first_page,

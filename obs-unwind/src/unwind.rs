@@ -3,7 +3,8 @@
 use crate::elf::Machine;
 use obs_common::stack::{FRAME_BY_POINTER, FRAME_EXACT, StackEnd};
 use obs_common::unwind_row::{
-    AARCH64_ADDRESS, CfaKind, FpKind, RA_SIGNED, RaKind, Rule, signal_aarch64, signal_x86_64,
+    AARCH64_ADDRESS, CfaKind, FpKind, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind, Rule, signal_aarch64,
+    signal_x86_64,
 };
 
 /// The registers that a walk begins with.
@@ -37,6 +38,8 @@ pub struct State {
     pub exact: bool,
     /// Where the frame's general registers are saved in memory, when a signal interrupted it. Otherwise 0.
     pub saved_registers: u64,
+    /// The frame's rbx where it is known though the frame is not exact. 0 is as good as unknown: no frame is there.
+    pub rbx: u64,
 }
 
 impl State {
@@ -44,7 +47,7 @@ impl State {
     #[must_use]
     pub fn new(registers: &Registers) -> Self {
         let Registers { ip, sp, fp, lr, general: _ } = *registers;
-        Self { ip, sp, fp, lr, exact: true, saved_registers: 0 }
+        Self { ip, sp, fp, lr, exact: true, saved_registers: 0, rbx: 0 }
     }
 
     /// The address to look the frame's rule up with: a return address may be the first of another function, when the
@@ -157,13 +160,22 @@ pub fn step(
         Some(0)
     };
     let Some(fp) = fp else { return READ_FAILED };
+    // Not finding rbx costs the one caller that may need it, not the walk.
+    let follows_rbx = kind == CfaKind::Sp as u8 || kind == CfaKind::Fp as u8;
+    let rbx = if !follows_rbx || rule.arg == RBX_LOST {
+        0
+    } else if rule.arg == RBX_UNCHANGED {
+        general(machine, state, RBX, &mut register, &mut read_stack).unwrap_or(0)
+    } else {
+        read_stack(cfa.wrapping_sub(u64::from(rule.arg) * 8)).unwrap_or(0)
+    };
     Step::Caller {
-        state: State { ip: ra, sp: cfa, fp, lr: 0, exact: false, saved_registers: 0 },
+        state: State { ip: ra, sp: cfa, fp, lr: 0, exact: false, saved_registers: 0, rbx },
         by_pointer: kind == CfaKind::FramePointer as u8,
     }
 }
 
-/// A general register of a frame whose registers are known.
+/// A general register of a frame whose registers are known, or rbx where that is.
 fn general(
     machine: Machine,
     state: &State,
@@ -172,7 +184,7 @@ fn general(
     mut read_stack: impl FnMut(u64) -> Option<u64>,
 ) -> Option<u64> {
     if !state.exact {
-        return None;
+        return Some(state.rbx).filter(|rbx| number == RBX && *rbx != 0);
     }
     if state.saved_registers == 0 {
         return register(number);
@@ -200,7 +212,7 @@ fn interrupted(machine: Machine, frame: u64, mut read_stack: impl FnMut(u64) -> 
     };
     let (Some(ip), Some(sp), Some(fp), Some(lr), registers) = found else { return Step::End(StackEnd::ReadFailed) };
     let saved_registers = frame.wrapping_add(registers);
-    Step::Caller { state: State { ip, sp, fp, lr, exact: true, saved_registers }, by_pointer: false }
+    Step::Caller { state: State { ip, sp, fp, lr, exact: true, saved_registers, rbx: 0 }, by_pointer: false }
 }
 
 /// What a process has at an address.

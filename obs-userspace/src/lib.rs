@@ -9,7 +9,6 @@ pub mod enrich;
 
 pub mod export;
 
-pub mod enrich;
 pub mod model;
 
 pub mod cli;

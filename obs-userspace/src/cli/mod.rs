@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. `obs record … -- CMD` returns the exit status of CMD.
 
+mod doctor;
 mod load_all;
 mod output;
 mod progress;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::telemetry;
+use crate::{collect::COLLECTORS, telemetry};
 
 /// Shows, for every process on this host and with nothing added to them, where time and memory go.
 #[derive(Debug, Parser)]
@@ -30,6 +31,8 @@ pub struct Cli {
 enum Verb {
     /// Record a profile of this host, of some processes, or of a command
     Record(Box<record::RecordArgs>),
+    /// Say which features of this kernel work with these privileges, and which collectors can run
+    Doctor(doctor::DoctorArgs),
     /// Load, attach and detach every BPF program, and say what the verifier made of it
     #[command(hide = true)]
     LoadAll,
@@ -57,6 +60,11 @@ pub fn run(cli: Cli) -> ExitCode {
     telemetry::start_log(log_level);
     let outcome = match verb {
         Verb::Record(args) => record::run(*args),
+        Verb::Doctor(args) => {
+            let collectors = COLLECTORS.iter().map(|spec| (spec.name, spec.features));
+            let can_record = doctor::run(&args, collectors, &mut std::io::stdout().lock());
+            can_record.map(|can_record| u8::from(!can_record)).map_err(Failure::Failed)
+        }
         Verb::LoadAll => load_all::run(),
     };
     match outcome {

@@ -76,10 +76,15 @@ impl Output {
     /// Says what could not be written; the earlier file of that name, if any, is untouched then.
     pub(super) fn write(self, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
         let Self { path, target } = self;
-        Self::write_target(&path, target, fill).with_context(|| format!("cannot write the profile to {}", path.display()))
+        Self::write_target(&path, target, fill)
+            .with_context(|| format!("cannot write the profile to {}", path.display()))
     }
 
-    fn write_target(path: &Path, target: Target, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    fn write_target(
+        path: &Path,
+        target: Target,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
         match target {
             Target::Stdout => match buffered(io::stdout().lock(), fill) {
                 // The reader (head, less) has seen enough.

@@ -35,7 +35,10 @@ impl Progress {
                 } else {
                     self.bar.tick();
                 }
-                self.bar.set_message(format!("recording {:.0} s, {samples} samples (Ctrl-C ends it)", elapsed.as_secs_f64()));
+                self.bar.set_message(format!(
+                    "recording {:.0} s, {samples} samples (Ctrl-C ends it)",
+                    elapsed.as_secs_f64()
+                ));
             }
             Phase::Symbolizing => {
                 self.bar.set_message("looking up names");

@@ -13,8 +13,18 @@ const PROCESSES_SHOWN_MAX: usize = 5;
 
 /// Writes the summary.
 pub(super) fn write_text(summary: &Summary, output: &Path, out: &mut dyn Write) -> io::Result<()> {
-    let Summary { collector, duration_seconds, event, frequency_hertz, samples, user_stacks, frames, processes, cost, notes } =
-        summary;
+    let Summary {
+        collector,
+        duration_seconds,
+        event,
+        frequency_hertz,
+        samples,
+        user_stacks,
+        frames,
+        processes,
+        cost,
+        notes,
+    } = summary;
     let sampling = match (event, frequency_hertz) {
         (Some(event), Some(hertz)) => format!(", {event} at {hertz} Hz"),
         _ => String::new(),
@@ -31,7 +41,12 @@ pub(super) fn write_text(summary: &Summary, output: &Path, out: &mut dyn Write) 
     write_stacks(user_stacks, out)?;
     let FrameCounts { symbolized, unsymbolized } = frames;
     let unnamed: u64 = unsymbolized.values().sum();
-    write!(out, "  names     {symbolized} of {} frames{}", symbolized + unnamed, percent_of(*symbolized, symbolized + unnamed))?;
+    write!(
+        out,
+        "  names     {symbolized} of {} frames{}",
+        symbolized + unnamed,
+        percent_of(*symbolized, symbolized + unnamed)
+    )?;
     writeln!(out, "{}", reasons(unsymbolized))?;
     write_processes(processes, out)?;
 
@@ -84,7 +99,11 @@ fn write_processes(processes: &[ProcessSummary], out: &mut dyn Write) -> io::Res
         )?;
     }
     if worst.len() > PROCESSES_SHOWN_MAX {
-        writeln!(out, "            and {} more processes with cut stacks (all: --summary json)", worst.len() - PROCESSES_SHOWN_MAX)?;
+        writeln!(
+            out,
+            "            and {} more processes with cut stacks (all: --summary json)",
+            worst.len() - PROCESSES_SHOWN_MAX
+        )?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use crate::{
         sampling::{Frequency, SamplingEvent},
     },
     kernel::{
+        features::Feature,
         load::{KernelError, LoadOptions, Object},
         read::ProgramStats,
         unwind::UnwindMaps,
@@ -46,6 +47,8 @@ pub struct CollectorSpec {
     pub object: &'static str,
     /// The oldest kernel that it runs on.
     pub kernel_min: KernelVersion,
+    /// What it needs of the kernel; `obs doctor` tries each.
+    pub features: &'static [Feature],
     /// What it hands on.
     pub outputs: &'static [Output],
     /// Loads, attaches and starts it.

@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod btf;
+pub mod features;
 pub mod file_map;
 pub mod launch;
 pub mod load;

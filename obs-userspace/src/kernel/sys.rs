@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod drain;
 pub mod perf;
+pub mod program;
 pub mod ring;
 
 /// A request that the kernel refused, and what it was for.
@@ -16,11 +17,13 @@ pub struct SysError {
     pub attempted: String,
     /// What the kernel said.
     pub source: std::io::Error,
+    /// Whether it was the verifier that refused: some of its refusals look like missing privileges.
+    pub by_verifier: bool,
 }
 
 impl SysError {
     pub(crate) fn new(attempted: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
-        Self { attempted: attempted.into(), source: source.into() }
+        Self { attempted: attempted.into(), source: source.into(), by_verifier: false }
     }
 
     pub(crate) fn last(attempted: impl Into<String>) -> Self {
@@ -40,7 +43,7 @@ impl SysError {
     /// Whether a privilege is missing.
     #[must_use]
     pub fn is_permission(&self) -> bool {
-        matches!(self.errno(), libc::EPERM | libc::EACCES)
+        !self.by_verifier && matches!(self.errno(), libc::EPERM | libc::EACCES)
     }
 }
 

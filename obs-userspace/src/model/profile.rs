@@ -82,7 +82,7 @@ impl FrameKind {
 /// One frame with its name. Equal frames are kept once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Frame {
-    /// The function's demangled name; without one, [`Frame::label`] falls back to file and offset.
+    /// The function's demangled name; without one, [`Profile::label`] falls back to file and offset.
     pub function: Option<Arc<str>>,
     /// Which side it belongs to.
     pub kind: FrameKind,

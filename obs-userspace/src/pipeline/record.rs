@@ -164,7 +164,8 @@ impl Session {
     fn start(spec: &CollectorSpec, settings: &Settings) -> anyhow::Result<Self> {
         let mut notes = Vec::new();
         let stats = RunTimeStats::enable();
-        let stats = stats.inspect_err(|error| notes.push(format!("the cost inside the kernel is not known: {error}"))).ok();
+        let stats =
+            stats.inspect_err(|error| notes.push(format!("the cost inside the kernel is not known: {error}"))).ok();
         // Inodes, not build ids: /proc tells inodes too, so that both sources mean the same file.
         // Before the collector: a process that it measures must not have begun unseen.
         let options = SidebandOptions { build_ids: false, ..SidebandOptions::default() };
@@ -184,9 +185,10 @@ impl Session {
         let supply = maps.map(|maps| Supply::start(maps, wake)).transpose().context("cannot start a thread")?;
 
         let values = collector.value_types();
-        let weighted = values.iter().enumerate().map(|(index, value)| {
-            (*value, if index == 0 { ValueSource::Count } else { ValueSource::Weight })
-        });
+        let weighted = values
+            .iter()
+            .enumerate()
+            .map(|(index, value)| (*value, if index == 0 { ValueSource::Count } else { ValueSource::Weight }));
         let options = BuildOptions {
             collector: spec.name,
             values: weighted.collect(),
@@ -317,7 +319,11 @@ impl Session {
         for problem in problems.iter().take(PROBLEMS_SHOWN_MAX) {
             let detail = problem.detail.as_deref().map_or(String::new(), |detail| format!(" ({detail})"));
             let path = if problem.path.is_empty() { "unknown file" } else { &*problem.path };
-            notes.push(format!("{path}: {} addresses without a name: {}{detail}", problem.addresses, problem.reason.phrase()));
+            notes.push(format!(
+                "{path}: {} addresses without a name: {}{detail}",
+                problem.addresses,
+                problem.reason.phrase()
+            ));
         }
         if let Some(supply) = &supply {
             notes.extend(supply.notes());

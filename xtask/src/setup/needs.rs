@@ -51,6 +51,7 @@ pub(crate) fn all() -> Vec<(Group, Need)> {
         (Vm, package(&["/bin/busybox", "/usr/bin/busybox"], &["busybox-static"], "the shell of the guest")),
         (Vm, package(&["xz"], &["xz-utils"], "unpacks kernels")),
         (Vm, package(&["zstd"], &["zstd"], "unpacks kernels")),
+        (Vm, package(&["lz4"], &["lz4"], "unpacks kernels")),
         (Ci, Need::CargoDeny),
     ]
 }

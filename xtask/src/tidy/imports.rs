@@ -32,7 +32,7 @@ const TABLE: &[Row] = &[
     row("export", &["model", "store"], &[]),
     row("web", &["model", "store"], &[]),
     row("pipeline", STAGES, &["obs_common", "obs_unwind"]),
-    row("cli", &["config", "pipeline", "store"], &[]),
+    row("cli", &["config", "pipeline", "store", "telemetry"], &[]),
     row("main", &["cli"], &[]),
 ];
 

@@ -107,6 +107,7 @@ fn extract(image: &[u8]) -> Result<Vec<u8>> {
         [0x1f, 0x8b, ..] => decompress("gzip", payload)?,
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => decompress("xz", compressed)?,
         [0x28, 0xb5, 0x2f, 0xfd, ..] => decompress("zstd", compressed)?,
+        [0x02, 0x21, 0x4c, 0x18, ..] => decompress("lz4", compressed)?,
         _ => bail!("its payload is compressed in a way that this program does not know"),
     };
     if kernel.len() != size || !kernel.starts_with(b"\x7fELF") {

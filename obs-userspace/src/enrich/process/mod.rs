@@ -177,7 +177,10 @@ impl Ledger {
                 Ok(Code::Anonymous) => true,
                 // A just-in-time compiler may keep its code in a memory file.
                 Ok(Code::File(file)) => file.path.starts_with("/memfd:"),
-                Ok(Code::Vdso | Code::Vsyscall) | Err(_) => false,
+                // Compilers that never leave memory both writable and executable take the right to execute away while they
+                // write; our reading may have fallen into such a moment.
+                Err(Unmapped::NoMapping) => true,
+                Ok(Code::Vdso | Code::Vsyscall) | Err(Unmapped::UnknownProcess) => false,
             };
         }
         if is_compiled {

@@ -25,13 +25,19 @@ use super::{
 };
 
 /// Most bytes of debug sections, unpacked, of a file whose DWARF is read.
-pub const DWARF_BYTES_MAX: u64 = 512 << 20;
+pub const DWARF_BYTES_MAX: u64 = 128 << 20;
 
 /// Most bytes of compressed debug sections, unpacked: they lie in our own memory.
 pub const DWARF_UNPACKED_BYTES_MAX: u64 = 32 << 20;
 
 /// Most bytes of a file that is copied before its DWARF is read.
-pub const DWARF_COPY_BYTES_MAX: u64 = 256 << 20;
+pub const DWARF_COPY_BYTES_MAX: u64 = 128 << 20;
+
+/// Above so many bytes of debug sections, what was understood of them is let go between portions of addresses.
+const DWARF_LARGE_BYTES: u64 = 8 << 20;
+
+/// Addresses of a portion: fewer take less memory, and more time, for the list of units is read for each portion.
+const DWARF_PORTION: usize = 256;
 
 /// What DWARF says of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,18 +66,28 @@ pub(super) fn find(
     debug_folders: &[PathBuf],
     addresses: &[u64],
 ) -> Result<Vec<Option<DwarfFrames>>, FileError> {
-    weigh(file, headers)?;
+    let is_large = weigh(file, headers)? > DWARF_LARGE_BYTES;
     let copy = if is_steady(file) { None } else { Some(copy(file)?) };
     let descriptor = copy.as_ref().unwrap_or(file).as_raw_fd();
     let source = BlazesymSource::Elf(Elf::new(format!("/proc/self/fd/{descriptor}")));
+    let portion = if is_large { DWARF_PORTION } else { addresses.len().max(1) };
+    let mut found = Vec::with_capacity(addresses.len());
+    for addresses in addresses.chunks(portion) {
+        found.extend(find_portion(&source, debug_folders, addresses)?);
+    }
+    Ok(found)
+}
+
+fn find_portion(
+    source: &BlazesymSource<'_>,
+    debug_folders: &[PathBuf],
+    addresses: &[u64],
+) -> Result<Vec<Option<DwarfFrames>>, FileError> {
     // Names are demangled by us, so that they look the same wherever they come from.
     let symbolize = || {
-        let symbolizer = Symbolizer::builder()
-            .enable_auto_reload(false)
-            .enable_demangling(false)
-            .set_debug_dirs(Some(debug_folders))
-            .build();
-        let found = symbolizer.symbolize(&source, Input::VirtOffset(addresses))?;
+        let builder = Symbolizer::builder().enable_auto_reload(false).enable_demangling(false);
+        let symbolizer = builder.set_debug_dirs(Some(debug_folders)).build();
+        let found = symbolizer.symbolize(source, Input::VirtOffset(addresses))?;
         Ok::<_, blazesym::Error>(found.into_iter().map(frames).collect())
     };
     // A hostile file may find a bug in the reader; that must cost its own names only.
@@ -104,8 +120,9 @@ fn source_of(code: Option<&CodeInfo<'_>>) -> Option<(String, u32)> {
     Some((code.to_path().to_string_lossy().into_owned(), code.line?))
 }
 
-/// Refuses files whose debug sections are larger than is good for us.
-fn weigh(file: &File, headers: &ElfHeaders) -> Result<(), FileError> {
+/// Refuses files whose debug sections are larger than is good for us. Returns the bytes of those that need no unpacking,
+/// or 0 if any does: unpacking twice costs more than it saves.
+fn weigh(file: &File, headers: &ElfHeaders) -> Result<u64, FileError> {
     let (mut total, mut unpacked) = (0_u64, 0_u64);
     for section in headers.sections.iter().filter(|section| section.name.starts_with(".debug_")) {
         let (offset, packed) = section.content();
@@ -127,7 +144,7 @@ fn weigh(file: &File, headers: &ElfHeaders) -> Result<(), FileError> {
             return Err(FileError::TooLarge { what, size, max });
         }
     }
-    Ok(())
+    Ok(if unpacked == 0 { total } else { 0 })
 }
 
 /// Whether nobody but root can change a file.

@@ -143,7 +143,8 @@ impl Symbolizer {
     pub fn user(&mut self, ledger: &mut Ledger, wanted: &[(ProcessKey, u64)]) -> Vec<Resolved> {
         let mut batch = Batch { answers: vec![None; wanted.len()], ..Batch::default() };
         for (index, (key, address)) in wanted.iter().enumerate() {
-            let entry = Wanted { index, key: *key, address: *address, offset: *address };
+            let entry = Wanted { index, key: *key, address: *address, offset: *address, is_unmapped: false };
+            let has_perf_map = ledger.perf_map(*key).is_some();
             match ledger.resolve(*key, *address) {
                 Ok(mapping) => {
                     let entry = Wanted { offset: mapping.offset_of(*address), ..entry };
@@ -156,6 +157,10 @@ impl Symbolizer {
                         Code::Vsyscall => batch.answers[index] = Some(vsyscall(&entry)),
                         Code::Anonymous => batch.compiled.entry(*key).or_default().push(entry),
                     }
+                }
+                // Its compiler may have been writing when the mappings were read: the perf map tells.
+                Err(Unmapped::NoMapping) if has_perf_map => {
+                    batch.compiled.entry(*key).or_default().push(Wanted { is_unmapped: true, ..entry });
                 }
                 Err(unmapped) => {
                     let reason = match unmapped {
@@ -325,14 +330,15 @@ impl Symbolizer {
             });
             let missing = if found.is_some() { NoSymbol::NotInPerfMap } else { NoSymbol::JitWithoutMap };
             let found = found.unwrap_or_default();
-            let mut unnamed = 0;
             for entry in entries {
                 let name = addresses.binary_search(&entry.address).ok().and_then(|index| found.get(index)?.clone());
-                unnamed += u64::from(name.is_none());
-                let names = name.map(|name| file::plain_as_is(&name)).ok_or(missing);
+                let reason = if entry.is_unmapped { NoSymbol::NoMapping } else { missing };
+                if name.is_none() {
+                    self.note_problem(&module.path, reason, 1, None);
+                }
+                let names = name.map(|name| file::plain_as_is(&name)).ok_or(reason);
                 batch.answer(&entry, &module, entry.address, FrameKind::Jit, names);
             }
-            self.note_problem(&module.path, missing, unnamed, None);
         }
     }
 
@@ -357,6 +363,8 @@ struct Wanted {
     address: u64,
     /// Where in its mapping's file it lies.
     offset: u64,
+    /// Whether it lies in no mapping that is known.
+    is_unmapped: bool,
 }
 
 /// A batch, while it is sorted by where its addresses lie, and answered.

@@ -144,7 +144,13 @@ fn note(slots: &mut [Slot], addresses: &[u64], symbol: &Symbol, is_full_table: b
         noted += 1;
         match slot.covering.first().map(|known| known.start.cmp(&symbol.start)) {
             Some(std::cmp::Ordering::Greater) => {}
-            Some(std::cmp::Ordering::Equal) if slot.covering.len() >= ALIASES_MAX => {}
+            Some(std::cmp::Ordering::Equal) if slot.covering.len() >= ALIASES_MAX => {
+                // Linkers that fold equal functions give one address dozens of names, all but one without size.
+                let sizeless = slot.covering.iter_mut().find(|known| known.size == 0 && symbol.size > 0);
+                if let Some(sizeless) = sizeless {
+                    *sizeless = *symbol;
+                }
+            }
             Some(std::cmp::Ordering::Equal) => slot.covering.push(*symbol),
             Some(std::cmp::Ordering::Less) | None => {
                 slot.covering.clear();
@@ -228,6 +234,17 @@ mod tests {
         let starts: Vec<Vec<u64>> =
             slots.iter().map(|slot| slot.covering.iter().map(|symbol| symbol.start).collect()).collect();
         assert_eq!(starts, [vec![0x100], vec![0x110, 0x110], vec![0x110, 0x110], vec![0x100], vec![]]);
+    }
+
+    #[test]
+    fn a_symbol_with_size_is_kept_among_many_without() {
+        let mut slots = vec![Slot::default()];
+        for size in [0; 3 * ALIASES_MAX] {
+            note(&mut slots, &[0x100], &symbol(0x100, size), true);
+        }
+        note(&mut slots, &[0x100], &symbol(0x100, 16), true);
+        assert_eq!(slots[0].covering.len(), ALIASES_MAX);
+        assert_eq!(slots[0].covering.iter().filter(|symbol| symbol.size == 16).count(), 1);
     }
 
     #[test]

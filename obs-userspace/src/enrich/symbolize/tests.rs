@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    enrich::process::{FileTable, Procfs},
+    enrich::process::Procfs,
     model::process::{BuildId, FileId, MappedRegion, ProcessEvent},
 };
 
@@ -406,10 +406,39 @@ fn a_mapped_jit_region_without_map_is_its_own_reason() {
 }
 
 #[test]
-fn equal_files_are_interned_across_processes() {
-    let mut table = FileTable::new();
-    let id = Some(FileId { device_major: 1, device_minor: 2, inode: 3 });
-    assert!(Arc::ptr_eq(&table.intern(&"/x".into(), id, None), &table.intern(&"/x".into(), id, None)));
+fn compiled_code_keeps_its_names_after_its_process_ended() {
+    // Ends by itself, should nobody end it.
+    let script = "function obsHot(n) { let s = 0; for (let i = 0; i < n; i++) s += i % 7; return s; }\n\
+                  const end = Date.now() + 60000; while (Date.now() < end) obsHot(100000);";
+    let node =
+        Command::new("node").args(["--perf-basic-prof", "--interpreted-frames-native-stack", "-e", script]).spawn();
+    let Ok(mut child) = node else { return };
+    let map = PathBuf::from(format!("/tmp/perf-{}.map", child.id()));
+    let line = loop {
+        let text = std::fs::read_to_string(&map).unwrap_or_default();
+        // The last line may still be being written.
+        let whole = text.rsplit_once('\n').map(|(whole, _)| whole).unwrap_or_default();
+        if let Some(line) = whole.lines().rfind(|line| line.contains("obsHot")) {
+            break line.to_owned();
+        }
+        assert_eq!(child.try_wait().unwrap(), None, "node ended without a perf map");
+        std::thread::yield_now();
+    };
+    let mut fields = line.splitn(3, ' ');
+    let address = u64::from_str_radix(fields.next().unwrap().trim_start_matches("0x"), 16).unwrap() + 1;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let ticks: u64 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
+    let key = ProcessKey { pid: child.id(), started_ns: ticks * 10_000_000, exec_id: 1 };
+    let mut ledger = Ledger::new(Procfs::new());
+    ledger.apply(ProcessEvent::Seen { key, time_ns: key.started_ns + 1, name: "node".into() });
+    ledger.observe(key, [address]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::fs::remove_file(&map).unwrap();
+    let found = Symbolizer::new(quiet()).user(&mut ledger, &[(key, address), (key, address + (1 << 20))]);
+    assert_eq!(found[0].kind, FrameKind::Jit);
+    assert!(functions(&found[0])[0].contains("obsHot"), "{found:?}");
+    assert!(found[1].names.is_err() || !functions(&found[1])[0].contains("obsHot"), "{found:?}");
 }
 
 #[test]

@@ -1,21 +1,13 @@
-//! bpf(2): maps, programs and what the kernel says of them.
+//! bpf(2): the call itself, and maps.
 
-use std::{
-    ffi::CStr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_map_type, bpf_prog_info, bpf_prog_type};
+use aya_obj::generated::{bpf_cmd, bpf_map_type};
 
 use super::SysError;
 
 /// Bytes of an object's name, its NUL included (`BPF_OBJ_NAME_LEN`).
-const NAME_BYTES: usize = 16;
-/// Bytes of the verifier's words that are kept when it rejects a program.
-const VERIFIER_LOG_BYTES: usize = 64 << 10;
-/// `BPF_STATS_RUN_TIME`.
-const STATS_RUN_TIME: u32 = 0;
-
+pub(super) const NAME_BYTES: usize = 16;
 // The attributes of the commands used here, each as far as it is used: the kernel takes what is missing as zero. They
 // are written without padding, so that no byte of them is undefined.
 
@@ -55,49 +47,10 @@ pub(super) struct Batch {
 }
 
 #[repr(C)]
-#[derive(Default)]
-struct ProgramLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    prog_name: [u8; NAME_BYTES],
-    prog_ifindex: u32,
-    expected_attach_type: u32,
-    prog_btf_fd: u32,
-    func_info_rec_size: u32,
-    func_info: u64,
-    func_info_cnt: u32,
-    line_info_rec_size: u32,
-    line_info: u64,
-    line_info_cnt: u32,
-    attach_btf_id: u32,
-    attach_prog_fd: u32,
-    padding: u32,
-}
-
-#[repr(C)]
-struct ObjectInfo {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
-}
-
-#[repr(C)]
-struct RawTracepointOpen {
-    name: u64,
-    prog_fd: u32,
-    padding: u32,
-}
-
-#[repr(C)]
-struct EnableStats {
-    kind: u32,
+pub(super) struct ObjectInfo {
+    pub(super) bpf_fd: u32,
+    pub(super) info_len: u32,
+    pub(super) info: u64,
 }
 
 #[repr(C)]
@@ -129,25 +82,25 @@ pub(super) unsafe fn call<A>(command: bpf_cmd, attributes: &mut A) -> std::io::R
 /// # Safety
 ///
 /// That of [`call`]; and `command` must be one that returns a descriptor.
-unsafe fn call_for_fd<A>(command: bpf_cmd, attributes: &mut A) -> std::io::Result<OwnedFd> {
+pub(super) unsafe fn call_for_fd<A>(command: bpf_cmd, attributes: &mut A) -> std::io::Result<OwnedFd> {
     // SAFETY: the caller's promise. The kernel opens BPF descriptors with close-on-exec.
     let fd = unsafe { call(command, attributes) }?;
     // SAFETY: the kernel just opened this descriptor for us; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn address_of<T: ?Sized>(value: &T) -> u64 {
+pub(super) fn address_of<T: ?Sized>(value: &T) -> u64 {
     (&raw const *value).cast::<u8>() as u64
 }
 
-fn name_bytes(name: &str) -> [u8; NAME_BYTES] {
+pub(super) fn name_bytes(name: &str) -> [u8; NAME_BYTES] {
     let mut bytes = [0; NAME_BYTES];
     let length = name.len().min(NAME_BYTES - 1);
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
     bytes
 }
 
-fn name_text(bytes: &[u8]) -> String {
+pub(super) fn name_text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
@@ -290,6 +243,33 @@ fn update<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K, values: &[V], 
     updated.map(drop).map_err(|source| SysError::new("setting an element of a map", source))
 }
 
+/// The value of a key, in a map whose values are not per CPU; nothing if the map does not hold the key.
+///
+/// # Errors
+///
+/// The types have other sizes than the map's keys and values, or the kernel refuses.
+pub fn element<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> Result<Option<V>, SysError> {
+    let attempted = "looking up an element of a map";
+    if MapShape::check::<K, V>(map)?.per_cpu {
+        return Err(SysError::invalid(attempted, "its values are per CPU"));
+    }
+    let mut value = std::mem::MaybeUninit::<V>::zeroed();
+    let mut attributes = Element {
+        map_fd: map.as_raw_fd() as u32,
+        padding: 0,
+        key: address_of(key),
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value have the sizes of this map, checked above, and outlive the call, which writes the value only.
+    match unsafe { call(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes) } {
+        // SAFETY: the value was zeroed and then written by the kernel only, and any bytes are a `V` (it is `Pod`).
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(SysError::new(attempted, error)),
+    }
+}
+
 /// What must be known of a map before the kernel may be given addresses of its keys and values.
 pub(super) struct MapShape {
     pub(super) info: MapInfo,
@@ -324,153 +304,6 @@ impl MapShape {
     }
 }
 
-/// A program to be loaded, as bare instructions.
-#[derive(Clone, Copy, Debug)]
-pub struct ProgramSpec<'a> {
-    /// Its type.
-    pub kind: bpf_prog_type,
-    /// Its instructions, in the kernel's own form.
-    pub instructions: &'a [u64],
-    /// How it will be attached, where its type does not say.
-    pub attach_type: Option<bpf_attach_type>,
-    /// The number of the kernel's type that it will be attached to, for `tp_btf`, `fentry` and iterators.
-    pub attach_btf_id: u32,
-    /// Its name, cut after 15 bytes.
-    pub name: &'a str,
-}
-
-/// Loads a program under the licence GPL. It is unloaded when the descriptor, and whatever it is attached to, is closed.
-///
-/// # Errors
-///
-/// The kernel refuses; if the verifier said why, its last words are part of the error.
-pub fn load_program(spec: &ProgramSpec<'_>) -> Result<OwnedFd, SysError> {
-    let mut log = Vec::new();
-    let source = match load(spec, &mut log) {
-        Ok(program) => return Ok(program),
-        Err(source) => source,
-    };
-    let attempted = format!("loading a program of type {:?}", spec.kind);
-    if !matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EACCES)) {
-        return Err(SysError::new(attempted, source));
-    }
-    log.resize(VERIFIER_LOG_BYTES, 0);
-    match load(spec, &mut log) {
-        Ok(program) => Ok(program),
-        Err(source) => {
-            let words = name_text(&log);
-            let verdict = words.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
-            let verdict = verdict.map(|line| format!(" (verifier: {line})")).unwrap_or_default();
-            Err(SysError::new(attempted + &verdict, source))
-        }
-    }
-}
-
-fn load(spec: &ProgramSpec<'_>, log: &mut [u8]) -> std::io::Result<OwnedFd> {
-    let mut attributes = ProgramLoad {
-        prog_type: spec.kind as u32,
-        insn_cnt: spec.instructions.len() as u32,
-        insns: address_of(spec.instructions),
-        license: c"GPL".as_ptr() as u64,
-        prog_name: name_bytes(spec.name),
-        expected_attach_type: spec.attach_type.map_or(0, |kind| kind as u32),
-        attach_btf_id: spec.attach_btf_id,
-        ..ProgramLoad::default()
-    };
-    if !log.is_empty() {
-        attributes.log_level = 1;
-        attributes.log_size = log.len() as u32;
-        attributes.log_buf = log.as_mut_ptr() as u64;
-    }
-    // SAFETY: `insns` addresses `insn_cnt` instructions, `license` a string, `log_buf` nothing or `log_size` writable
-    // bytes; all outlive the call.
-    unsafe { call_for_fd(bpf_cmd::BPF_PROG_LOAD, &mut attributes) }
-}
-
-/// What the kernel says of a program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProgramInfo {
-    /// Its id.
-    pub id: u32,
-    /// Its name.
-    pub name: String,
-    /// Time spent in it while [`enable_stats`] held, in nanoseconds.
-    pub run_time_ns: u64,
-    /// How often it ran while [`enable_stats`] held.
-    pub run_count: u64,
-    /// How often it was not run because it was running already (0 before Linux 5.12).
-    pub recursion_misses: u64,
-    /// Instructions that the verifier processed; nothing before Linux 5.16.
-    pub verified_instructions: Option<u32>,
-}
-
-/// Asks what a program is and what it has cost.
-///
-/// # Errors
-///
-/// The descriptor is none of a program.
-pub fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, SysError> {
-    // SAFETY: the structure consists of integers and arrays of integers: all zeroes are a value of it.
-    let mut raw: bpf_prog_info = unsafe { std::mem::zeroed() };
-    let mut attributes = ObjectInfo {
-        bpf_fd: program.as_raw_fd() as u32,
-        info_len: size_of::<bpf_prog_info>() as u32,
-        info: &raw mut raw as u64,
-    };
-    // SAFETY: `info` addresses `info_len` writable bytes that outlive the call, and the addresses and counts in them are
-    // zero, so that the kernel writes nowhere else.
-    let asked = unsafe { call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) };
-    asked.map_err(|source| SysError::new("asking what a BPF program is", source))?;
-    let known = |end: usize| attributes.info_len as usize >= end;
-    if !known(std::mem::offset_of!(bpf_prog_info, recursion_misses)) {
-        return Err(SysError::invalid("asking what a BPF program is", "the descriptor is none of a program"));
-    }
-    let verified_end = std::mem::offset_of!(bpf_prog_info, verified_insns) + size_of::<u32>();
-    Ok(ProgramInfo {
-        id: raw.id,
-        name: name_text(&raw.name.map(|byte| byte as u8)),
-        run_time_ns: raw.run_time_ns,
-        run_count: raw.run_cnt,
-        recursion_misses: raw.recursion_misses,
-        verified_instructions: known(verified_end).then_some(raw.verified_insns),
-    })
-}
-
-/// Attaches a program of type raw tracepoint (with the tracepoint's name) or tracing (without: it is part of the program)
-/// for as long as the descriptor is open.
-///
-/// # Errors
-///
-/// The kernel refuses.
-pub fn open_raw_tracepoint(name: Option<&CStr>, program: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
-    let mut attributes = RawTracepointOpen {
-        name: name.map_or(0, |name| name.as_ptr() as u64),
-        prog_fd: program.as_raw_fd() as u32,
-        padding: 0,
-    };
-    // SAFETY: `name` is nothing or addresses a string that outlives the call; the command returns a descriptor.
-    let opened = unsafe { call_for_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attributes) };
-    opened.map_err(|source| match name {
-        Some(name) => {
-            SysError::new(format!("attaching a program to the raw tracepoint {}", name.to_string_lossy()), source)
-        }
-        None => SysError::new("attaching a program through BTF", source),
-    })
-}
-
-/// Has the kernel measure how long every BPF program of the host runs, until the descriptor is closed. It costs each run
-/// two readings of the clock.
-///
-/// # Errors
-///
-/// The kernel refuses.
-pub fn enable_stats() -> Result<OwnedFd, SysError> {
-    let mut attributes = EnableStats { kind: STATS_RUN_TIME };
-    // SAFETY: there are no addresses in these attributes, and the command returns a descriptor.
-    let enabled = unsafe { call_for_fd(bpf_cmd::BPF_ENABLE_STATS, &mut attributes) };
-    enabled.map_err(|source| SysError::new("enabling the run-time statistics of BPF programs", source))
-}
-
 /// Maps the first bytes of an mmapable array into this process and releases them again.
 ///
 /// # Errors
@@ -503,8 +336,6 @@ mod tests {
         assert_eq!(size_of::<MapCreate>(), 28 + NAME_BYTES);
         assert_eq!(size_of::<Element>(), 32);
         assert_eq!(size_of::<Batch>(), 56);
-        assert_eq!(size_of::<ProgramLoad>(), 120);
-        assert_eq!(std::mem::offset_of!(ProgramLoad, attach_btf_id), 108);
         assert_eq!(size_of::<RawMapInfo>(), 40);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CStr,
+    fmt,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
@@ -116,6 +117,31 @@ pub enum Target {
     Thread(i32),
 }
 
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CpuClock => formatter.write_str("cpu-clock"),
+            Self::HardwareCycles => formatter.write_str("cycles"),
+            Self::Tracepoint { id } => write!(formatter, "tracepoint {id}"),
+            Self::Uprobe { path, offset_bytes, .. } => {
+                write!(formatter, "uprobe {}+{offset_bytes:#x}", path.to_string_lossy())
+            }
+            Self::Kprobe { function, .. } => write!(formatter, "kprobe {}", function.to_string_lossy()),
+            Self::Sideband { .. } => formatter.write_str("dummy (records of processes)"),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu(cpu) => write!(formatter, "on CPU {cpu}"),
+            Self::Thread(0) => formatter.write_str("on this thread"),
+            Self::Thread(tid) => write!(formatter, "on thread {tid}"),
+        }
+    }
+}
+
 /// An open event, which ends when this is dropped.
 #[derive(Debug)]
 pub struct PerfEvent {
@@ -191,7 +217,7 @@ impl PerfEvent {
         // are borrowed by `event`, which outlives the call.
         let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attributes, pid, cpu, no_group, flags) };
         if fd < 0 {
-            return Err(SysError::last(format!("opening the perf event {event:?} for {target:?}")));
+            return Err(SysError::last(format!("opening the perf event {event} {target}")));
         }
         // SAFETY: the kernel just opened this descriptor for us; nobody else owns it.
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) } })
@@ -222,6 +248,21 @@ impl PerfEvent {
     /// The program is of a type that does not fit, or the event does not sample.
     pub fn attach(&self, program: BorrowedFd<'_>) -> Result<(), SysError> {
         self.control(PERF_EVENT_IOC_SET_BPF, program.as_raw_fd(), "attaching a program to a perf event")
+    }
+
+    /// What was counted so far, in the event's own unit.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses, or has less to say than expected.
+    pub fn count(&self) -> Result<u64, SysError> {
+        let mut bytes = [0; 8];
+        let read = rustix::io::read(&self.fd, &mut bytes);
+        match read {
+            Ok(8) => Ok(u64::from_ne_bytes(bytes)),
+            Ok(_) => Err(SysError::invalid("reading a perf event", "it is in an error state")),
+            Err(source) => Err(SysError::new("reading a perf event", source)),
+        }
     }
 
     fn control(&self, request: u32, argument: libc::c_int, attempted: &str) -> Result<(), SysError> {

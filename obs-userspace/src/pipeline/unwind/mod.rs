@@ -202,7 +202,9 @@ impl Supply {
         let (start, end) = (mapping.start, mapping.end);
         let by_pointer = WireMapping { start, end, bias: 0, file: FILE_NONE, reserved: 0 };
         let file = match &mapping.code {
-            Code::File(file) => self.file(FileIdentity::File(Arc::as_ptr(file).addr()), || Origin::File(Arc::clone(file))),
+            Code::File(file) => {
+                self.file(FileIdentity::File(Arc::as_ptr(file).addr()), || Origin::File(Arc::clone(file)))
+            }
             Code::Vdso => self.file(FileIdentity::Vdso, || Origin::Vdso(vdso_image().unwrap_or_default().into())),
             Code::Anonymous => None,
             Code::Vsyscall => return None,
