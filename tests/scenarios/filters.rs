@@ -147,7 +147,9 @@ fn command_only(context: &Context) -> Result<()> {
     let recording = context.record(".folded", &["-F", "499", "--", &context.program("call_tree"), "1"])?;
     let names = recording.folded()?;
     ensure!(names.processes().iter().all(|name| *name != "busy"), "foreign samples: {:?}", names.processes());
-    ensure!(recording.processes()?.len() == 1, "foreign processes: {:?}", recording.processes()?);
+    // One process, which may be there under two names: that before exec, and its own.
+    let pids: BTreeSet<u32> = recording.processes()?.iter().map(|(pid, _, _)| *pid).collect();
+    ensure!(pids.len() == 1, "foreign processes: {:?}", recording.processes()?);
     ensure_filtered_in_kernel(&recording)
 }
 

@@ -1,6 +1,6 @@
 //! Every format of real programs' profiles, read by readers that share no code with the writers, with equal totals.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -148,7 +148,7 @@ fn call_tree(context: &Context) -> Result<()> {
         })
     };
     for ending in &ENDINGS[..4] {
-        let recording = context.record(ending, &["-F", "499", "--", &program, "3"])?;
+        let recording = context.record(ending, &["-F", "1999", "--", &program, "5"])?;
         let percent = 100.0 * share(&recording, ending)?;
         println!("  {ending}: share_40 has {percent:.2} %");
         // See totals::shares_of_a_known_call_tree; here of all samples, those of exec and exit included.
@@ -158,8 +158,12 @@ fn call_tree(context: &Context) -> Result<()> {
 }
 
 fn xz(context: &Context) -> Result<()> {
-    // The program under test is a real file of some megabytes.
-    let file = context.obs_path().display().to_string();
+    // The beginning of the program under test: real content, of which xz has a second or two.
+    const BYTES: usize = 3 << 20;
+    let folder = tempfile::tempdir().context("making a folder for the file")?;
+    let file = folder.path().join("file").display().to_string();
+    let program = fs::read(context.obs_path()).context("reading obs")?;
+    fs::write(&file, &program[..BYTES.min(program.len())]).context("writing the file")?;
     every_format(context, &["xz", "-9", "--threads=1", "--keep", "--stdout", &file], &["xz"])
 }
 
@@ -189,7 +193,7 @@ fn go_tool_pprof(context: &Context) -> Result<()> {
     let path = folder.path().join("out.pb.gz").display().to_string();
     let program = context.program("call_tree");
     let mut command =
-        context.obs(&["record", "cpu", "-F", "499", "--summary", "json", "-o", &path, "--", &program, "2"]);
+        context.obs(&["record", "cpu", "-F", "1999", "--summary", "json", "-o", &path, "--", &program, "5"]);
     let finished = context.run(&mut command)?;
     ensure!(finished.status.success(), "obs failed: {}", finished.stderr);
     let taken = finished.summary()?.pointer("/samples/taken").and_then(Value::as_u64).context("no /samples/taken")?;

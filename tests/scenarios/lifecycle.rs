@@ -114,7 +114,7 @@ fn interrupt_once(context: &Context) -> Result<()> {
             finished.stderr
         );
         let folded = Folded::parse(&fs::read(&output).context("no profile was written")?)?;
-        ensure!(folded.count_with("share_40") > 0, "the profile does not hold what was measured");
+        ensure!(folded.count_with("main") > 0, "the profile does not hold what was measured");
         let taken = finished.summary()?.pointer("/samples/taken").and_then(serde_json::Value::as_u64);
         ensure!(taken == Some(folded.total()), "{taken:?} samples in the summary, {} in the file", folded.total());
     }

@@ -10,7 +10,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::chain::{Expectation, ensure_chains};
+use self::chain::{Chains, Expectation};
 use crate::{
     harness::{Context, Need, Scenario},
     read::folded::bare,
@@ -39,60 +39,44 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check(
             context,
             &["signal_altstack"],
-            &[
-                Expectation::most(&["_start", "**", "main", "interrupted", "**", "on_timer", "handler_work", "burn"]),
-                Expectation::some(&["_start", "**", "main", "interrupted"]),
-            ],
+            &[Expectation::most(&["_start", "**", "main", "interrupted", "**", "on_timer", "handler_work", "burn"])],
         )
     }),
     scenario!("a_signal_on_a_functions_first_instruction", ["signal_entry"], |context| {
         check(
             context,
             &["signal_entry"],
-            &[
-                Expectation::most(&["_start", "**", "main", "trap_caller", "trap_at_entry", "*", "on_trap", "burn"]),
-                Expectation::some(&["_start", "**", "main", "trap_caller"]),
-            ],
+            &[Expectation::most(&["_start", "**", "main", "trap_caller", "trap_at_entry", "*", "on_trap", "burn"])],
         )
     }),
     scenario!("alloca_and_realigned_stacks", ["realign"], |context| {
         check(
             context,
             &["realign"],
-            &[
-                Expectation::most(&[
-                    "_start",
-                    "**",
-                    "main",
-                    "grows",
-                    "realigns",
-                    "drap",
-                    "big_frame",
-                    "realign_hot",
-                    "burn",
-                ]),
-                Expectation::some(&["_start", "**", "main"]),
-            ],
+            &[Expectation::most(&[
+                "_start",
+                "**",
+                "main",
+                "grows",
+                "realigns",
+                "drap",
+                "big_frame",
+                "realign_hot",
+                "burn",
+            ])],
         )
     }),
     scenario!("recursion_deeper_than_is_kept", ["recursion"], deep_recursion),
     scenario!("exceptions_across_libraries", ["exceptions"], |context| {
-        check(
-            context,
-            &["exceptions"],
-            &[
-                Expectation::most(&["_start", "**", "main", "catcher", "middle", "thrower"]),
-                Expectation::some(&["_start", "**", "main", "catcher", "middle", "_Unwind_Resume"]),
-                Expectation::some(&["_start", "**", "main", "catcher"]),
-                Expectation::some(&["_start", "**", "main"]),
-            ],
-        )
+        check(context, &["exceptions"], &[Expectation::most(&["_start", "**", "main", "catcher", "middle", "thrower"])])
     }),
     scenario!("async_rust_two_hundred_frames_deep", ["rust_async"], async_rust),
     scenario!("a_stripped_static_pie", ["static_pie", "static_pie.names"], stripped_static_pie),
     scenario!("a_static_musl_program", ["musl_static"], |context| {
-        // musl's own start has no unwind information: the chain ends there.
-        check(context, &["musl_static"], &[Expectation::most(PIE_CHAIN)])
+        // musl itself is compiled without unwind information: the chain ends at the program's outermost function, and
+        // the few samples inside musl have none. Both must be said.
+        let folded = record(context, &["musl_static"])?.folded()?;
+        Chains::new(&[Expectation::most(PIE_CHAIN)]).allow_cut("no unwind information at address", 0.05).ensure(&folded)
     }),
     scenario!("a_plugin_that_comes_and_goes", ["plugin_host", "plugin_code.so"], |context| plugin(context, "file")),
     scenario!("code_in_a_memfd", ["plugin_host", "plugin_code.so"], |context| plugin(context, "memfd")),
@@ -134,7 +118,7 @@ const PIE_CHAIN: &[&str] =
 /// Records a workload (its name, then its arguments; `{name}` stands for another workload's path) and compares.
 fn check(context: &Context, command: &[&str], expected: &[Expectation]) -> Result<()> {
     let folded = record(context, command)?.folded()?;
-    ensure_chains(&folded, expected)
+    Chains::new(expected).ensure(&folded)
 }
 
 fn record(context: &Context, command: &[&str]) -> Result<crate::harness::Recording> {
@@ -188,7 +172,11 @@ fn async_rust(context: &Context) -> Result<()> {
             && stack.has("rust_async::main")
     });
     println!("  {true_ones} of {hot} samples have all {LEVELS} levels");
-    ensure!(true_ones as f64 >= 0.999 * hot as f64, "only {true_ones} of {hot} samples have all {LEVELS} levels");
+    // The others may be cut while the tables are on their way.
+    let early = folded.count(|stack| stack.cut.as_deref().is_some_and(|reason| chain::EARLY.contains(&reason)));
+    ensure!(early as f64 <= chain::EARLY_SHARE_MAX * folded.total() as f64, "{early} of {} are cut", folded.total());
+    let judged = hot.saturating_sub(early);
+    ensure!(true_ones as f64 >= 0.999 * judged as f64, "only {true_ones} of {judged} samples have all {LEVELS} levels");
     Ok(())
 }
 
@@ -207,7 +195,7 @@ fn stripped_static_pie(context: &Context) -> Result<()> {
         }
     }
     ensure!(named > 0, "no frame is given as [static_pie+0x…]: {:?}", folded.stacks.first());
-    ensure_chains(&folded, &[Expectation::most(PIE_CHAIN)])
+    Chains::new(&[Expectation::most(PIE_CHAIN)]).ensure(&folded)
 }
 
 fn plugin(context: &Context, how: &str) -> Result<()> {
@@ -226,12 +214,12 @@ fn plugin(context: &Context, how: &str) -> Result<()> {
 
 /// Go's goroutines and the C code that they call run on different stacks: the C code's chain ends where it was called.
 fn go_with_cgo(context: &Context) -> Result<()> {
-    let folded = record(context, &["go_cgo"])?.folded()?;
+    let folded = record(context, &["go_cgo", "4"])?.folded()?;
     let levels = &["runtime.goexit", "runtime.main", "main.main", "main.levelOne", "main.levelTwo", "main.hotGo"];
     let is_go = |stack: &crate::read::folded::FoldedStack| stack.has("main.hotGo");
     let go = chain::only(&folded, is_go);
     ensure!(go.total() * 4 > folded.total(), "{} of {} samples are in main.hotGo", go.total(), folded.total());
-    ensure_chains(&go, &[Expectation::share(levels, 1.0)])?;
+    Chains::new(&[Expectation::share(levels, 0.9)]).ensure(&go)?;
     let c = chain::only(&folded, |stack| stack.has("hot_c"));
     ensure!(c.total() * 4 > folded.total(), "{} of {} samples are in hot_c", c.total(), folded.total());
     let called = c.count(|stack| {
@@ -255,10 +243,8 @@ fn jit(context: &Context) -> Result<()> {
     let folded = recording.folded();
     fs::remove_file(&map).with_context(|| format!("removing {map}"))?;
     let folded = folded?;
-    ensure_chains(
-        &folded,
-        &[Expectation::most(&["_start", "**", "main", "run_jit", "jit_outer", "jit_middle", "jit_hot"])],
-    )?;
+    let chain = &["_start", "**", "main", "run_jit", "jit_outer", "jit_middle", "jit_hot"];
+    Chains::new(&[Expectation::most(chain)]).ensure(&folded)?;
     let marked = folded.count(|stack| stack.frames.iter().any(|frame| frame == "jit_hot_[j]"));
     ensure!(marked == folded.count_with("jit_hot"), "some of jit_hot's frames are not marked as made at run time");
     Ok(())

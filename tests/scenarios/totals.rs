@@ -101,10 +101,10 @@ fn short_lived(context: &Context) -> Result<()> {
 
 /// Each function's inclusive share is what the program made it, within 2 points.
 fn call_tree_shares(context: &Context) -> Result<()> {
-    // 5 s in 10 rounds at 499 Hz: 2,495 samples, and each visit of a function may gain or lose one sample at its ends.
-    // Were those gains independent with variance 1/4, the worst standard deviation would be that of share_40 with 10
-    // visits: 1.6 samples, 0.06 points. The 2 points leave room for a machine that other work interrupts.
-    let recording = context.record(".folded", &["-F", "499", "--", &context.program("call_tree"), "5"])?;
+    // 5 s at 1,999 Hz are 10,000 samples. On a CPU of its own each visit of a function gains or loses at most a sample at
+    // its ends: nothing. On a CPU that is shared with much else the samples become independent draws, and the standard
+    // deviation of a share of 40 % is sqrt(0.4 × 0.6 / 10,000) = 0.49 points: the 2 points are four of them.
+    let recording = context.record(".folded", &["-F", "1999", "--", &context.program("call_tree"), "5"])?;
     let folded = recording.folded()?;
     let total = folded.count_with("main") as f64;
     ensure!(total > 0.9 * folded.total() as f64, "only {total} of {} samples are in main", folded.total());

@@ -1,5 +1,5 @@
 // exceptions [SECONDS]: throws through a library that does not catch but cleans up, in a loop.
-// True chains: _start, libc, main, catcher, middle, thrower, [libstdc++ and libgcc];
+// True chains: _start, libc, main, catcher, middle, thrower, descend (101 times), [libstdc++ and libgcc];
 //              _start, libc, main, catcher, middle, [_Unwind_Resume, after middle's clean-up];
 //              _start, libc, main, catcher, [the catch].
 #include <cstdlib>

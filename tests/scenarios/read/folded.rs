@@ -31,10 +31,13 @@ impl FoldedStack {
     }
 }
 
-/// A frame's name without its mark and without the part that a compiler split off (`.cold`, `.part.0`, …).
+/// A frame's name without its mark, without a symbol's version (`@@GLIBC_2.34`), and without what compilers add to the
+/// name of a part or a variant (`.cold`, `.part.0`, Go's `.abi0`, …).
 pub(crate) fn bare(frame: &str) -> &str {
     let name = ["_[k]", "_[i]", "_[j]"].iter().find_map(|mark| frame.strip_suffix(mark)).unwrap_or(frame);
-    [".cold", ".part.0", ".constprop.0", ".isra.0"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name)
+    let name = name.split("@@").next().unwrap_or(name);
+    let parts = [".cold", ".part.0", ".constprop.0", ".isra.0", ".abi0"];
+    parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name)
 }
 
 /// A whole file.

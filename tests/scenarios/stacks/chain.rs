@@ -13,6 +13,13 @@ const TRUE_SHARE_MIN: f64 = 0.999;
 /// and the end of its runtime.
 const OUTSIDE_SHARE_MAX: f64 = 0.02;
 
+/// Why stacks of a process that has just started may be cut: its tables are on their way. Said so, that is honest; it is
+/// allowed for a few.
+pub(super) const EARLY: &[&str] = &["no unwind table yet", "file without unwind table"];
+
+/// The share of samples that may be cut so.
+pub(super) const EARLY_SHARE_MAX: f64 = 0.01;
+
 /// How many wrong stacks are shown.
 const SHOWN_MAX: usize = 10;
 
@@ -29,61 +36,151 @@ impl Expectation {
         Self { chain, share_min: 0.5 }
     }
 
-    /// A chain that also occurs.
-    pub(super) const fn some(chain: &'static [&'static str]) -> Self {
-        Self { chain, share_min: 0.0 }
-    }
-
     /// The chain of at least this share of the samples.
     pub(super) const fn share(chain: &'static [&'static str], share_min: f64) -> Self {
         Self { chain, share_min }
     }
-
-    /// The functions that only this program has: a stack with one of them belongs to a chain.
-    fn anchors(&self) -> impl Iterator<Item = &'static str> {
-        self.chain.iter().copied().filter(|name| !["*", "**", "_start"].contains(name))
-    }
 }
 
-/// Checks that 99.9 % of the samples have a true chain, and each chain its share. Stacks that are whole and have none of
-/// the chains' functions (the program's start and end) are left out, up to 2 %.
-pub(super) fn ensure_chains(folded: &Folded, expected: &[Expectation]) -> Result<()> {
-    let total = folded.total();
-    ensure!(total > 0, "no samples");
-    let mut per_chain = vec![0_u64; expected.len()];
-    let mut outside = 0;
-    let mut wrong: Vec<&FoldedStack> = Vec::new();
-    for stack in &folded.stacks {
+/// The chains of a program, and which cuts are not obs's fault.
+pub(super) struct Chains<'a> {
+    expected: &'a [Expectation],
+    cuts_allowed: Vec<&'static str>,
+    cut_share_max: f64,
+    /// The functions of all chains.
+    anchors: Vec<&'static str>,
+}
+
+/// How a stack compares.
+enum Verdict {
+    /// It has this chain.
+    Has(usize),
+    /// It has the beginning of a chain: a sample in one of the chain's outer functions, or in what they call besides.
+    HasBeginning,
+    /// It is whole and has nothing of the chains.
+    Outside,
+    /// It is cut, and says so for an allowed reason.
+    Cut,
+    /// It is not true.
+    Wrong,
+}
+
+impl<'a> Chains<'a> {
+    /// These chains.
+    pub(super) fn new(expected: &'a [Expectation]) -> Self {
+        let names = expected.iter().flat_map(|expectation| expectation.chain).copied();
+        let anchors = names.filter(|name| !["*", "**", "_start"].contains(name)).collect();
+        Self { expected, cuts_allowed: EARLY.to_vec(), cut_share_max: EARLY_SHARE_MAX, anchors }
+    }
+
+    /// Allows a share of stacks to be cut for one more reason.
+    pub(super) fn allow_cut(mut self, reason: &'static str, share_max: f64) -> Self {
+        self.cuts_allowed.push(reason);
+        self.cut_share_max = share_max;
+        self
+    }
+
+    /// Checks that 99.9 % of the samples have a true chain, and each chain its share. Whole stacks that have none of the
+    /// chains' functions (the program's start and end) and allowed cuts are left out, within their bounds.
+    pub(super) fn ensure(&self, folded: &Folded) -> Result<()> {
+        let total = folded.total();
+        ensure!(total > 0, "no samples");
+        let mut per_chain = vec![0_u64; self.expected.len()];
+        let (mut beginnings, mut outside, mut cut, mut wrong) = (0, 0, 0, 0);
+        let mut rest: Vec<&FoldedStack> = Vec::new();
+        for stack in &folded.stacks {
+            match self.judge(stack) {
+                Verdict::Has(index) => per_chain[index] += stack.count,
+                Verdict::HasBeginning => beginnings += stack.count,
+                Verdict::Outside => outside += stack.count,
+                Verdict::Cut => {
+                    cut += stack.count;
+                    rest.push(stack);
+                }
+                Verdict::Wrong => {
+                    wrong += stack.count;
+                    rest.push(stack);
+                }
+            }
+        }
+        let judged = total - outside - cut;
+        println!(
+            "  {} of {judged} samples have a true chain ({beginnings} of them not all of it); {cut} are cut, {outside} outside",
+            judged - wrong
+        );
+        print!("{}", listed(&mut rest));
+        ensure!(
+            outside as f64 <= OUTSIDE_SHARE_MAX * total as f64,
+            "{outside} of {total} samples are outside every chain"
+        );
+        let cut_max = self.cut_share_max * total as f64;
+        ensure!(
+            cut as f64 <= cut_max,
+            "{cut} of {total} samples are cut ({cut_max:.0} allowed):\n{}",
+            listed(&mut rest)
+        );
+        ensure!(
+            wrong as f64 <= (1.0 - TRUE_SHARE_MIN) * judged as f64,
+            "{wrong} of {judged} samples have none of the true chains:\n{}",
+            listed(&mut rest)
+        );
+        for (expectation, count) in self.expected.iter().zip(per_chain) {
+            let share = count as f64 / judged as f64;
+            ensure!(
+                share >= expectation.share_min,
+                "{:.1} % of the samples have the chain {}, at least {:.1} % expected",
+                100.0 * share,
+                expectation.chain.join(";"),
+                100.0 * expectation.share_min
+            );
+        }
+        Ok(())
+    }
+
+    fn judge(&self, stack: &FoldedStack) -> Verdict {
         let frames: Vec<&str> = stack.called_user_frames().into_iter().map(bare).collect();
-        // The first chain that fits: the longer ones come first.
-        let fitting = expected.iter().position(|expectation| begins_with(&frames, expectation.chain));
-        let anchored = expected.iter().flat_map(Expectation::anchors).any(|anchor| frames.contains(&anchor));
-        match fitting {
-            Some(index) if stack.cut.is_none() => per_chain[index] += stack.count,
-            None if stack.cut.is_none() && !anchored && is_whole(&frames) => outside += stack.count,
-            _ => wrong.push(stack),
+        let cut_allowed = stack.cut.as_deref().map(|reason| self.cuts_allowed.contains(&reason));
+        let mut has_beginning = false;
+        for (index, expectation) in self.expected.iter().enumerate() {
+            // A cut stack can only have a chain whose root is open.
+            let is_open = expectation.chain.first() == Some(&"**");
+            if cut_allowed == Some(false) || (stack.cut.is_some() && !is_open) {
+                continue;
+            }
+            let matched = self.matched(&frames, expectation.chain).unwrap_or(0);
+            if matched == expectation.chain.iter().filter(|name| self.anchors.contains(name)).count() {
+                return Verdict::Has(index);
+            }
+            has_beginning |= matched > 0;
+        }
+        match cut_allowed {
+            Some(false) => Verdict::Wrong,
+            Some(true) => Verdict::Cut,
+            None if has_beginning => Verdict::HasBeginning,
+            None if is_whole(&frames) && !frames.iter().any(|frame| self.anchors.contains(frame)) => Verdict::Outside,
+            None => Verdict::Wrong,
         }
     }
-    let wrong_count: u64 = wrong.iter().map(|stack| stack.count).sum();
-    let judged = total - outside;
-    println!("  {} of {judged} samples have a true chain; {outside} more lie outside", judged - wrong_count);
-    ensure!(outside as f64 <= OUTSIDE_SHARE_MAX * total as f64, "{outside} of {total} samples are outside every chain");
-    ensure!(
-        wrong_count as f64 <= (1.0 - TRUE_SHARE_MIN) * judged as f64,
-        "{wrong_count} of {judged} samples have none of the true chains:\n{}",
-        listed(wrong)
-    );
-    for (expectation, count) in expected.iter().zip(per_chain) {
-        let share = count as f64 / total as f64;
-        ensure!(
-            share >= expectation.share_min.min(TRUE_SHARE_MIN),
-            "{:.1} % of the samples have the chain {}, at least {:.1} % expected",
-            100.0 * share,
-            expectation.chain.join(";"),
-            100.0 * expectation.share_min
-        );
+
+    /// How many of the chain's functions the frames begin with. None if something contradicts: a frame that is not the
+    /// chain's next, or a function of the chains where the chain is already left. `*` is any one frame, `**` any number
+    /// of them, but never one of the functions.
+    fn matched(&self, frames: &[&str], chain: &[&str]) -> Option<usize> {
+        let is_anchor = |name: &str| self.anchors.contains(&name);
+        // The chain may be left anywhere, for a sample in one of its outer functions.
+        let left = (!frames.iter().any(|frame| is_anchor(frame))).then_some(0);
+        let followed = match (chain, frames) {
+            (["**", chain_rest @ ..], [frame, frames_rest @ ..]) => {
+                let skipped = if is_anchor(frame) { None } else { self.matched(frames_rest, chain) };
+                self.matched(frames, chain_rest).max(skipped)
+            }
+            ([name, chain_rest @ ..], [frame, frames_rest @ ..]) if *name == "*" || name == frame => {
+                self.matched(frames_rest, chain_rest).map(|matched| matched + usize::from(is_anchor(name)))
+            }
+            _ => None,
+        };
+        followed.max(left)
     }
-    Ok(())
 }
 
 /// The stacks for which this holds.
@@ -96,18 +193,8 @@ fn is_whole(frames: &[&str]) -> bool {
     frames.first().is_none_or(|root| *root == "_start" || root.contains("ld-linux") || *root == "_dl_start_user")
 }
 
-/// Whether the frames begin with the chain: `*` is any one frame, `**` any number of them.
-fn begins_with(frames: &[&str], chain: &[&str]) -> bool {
-    match chain.split_first() {
-        None => true,
-        Some((&"**", rest)) => (0..=frames.len()).any(|skipped| begins_with(&frames[skipped..], rest)),
-        Some((first, rest)) => frames
-            .split_first()
-            .is_some_and(|(frame, frames)| (*first == "*" || first == frame) && begins_with(frames, rest)),
-    }
-}
-
-fn listed(mut stacks: Vec<&FoldedStack>) -> String {
+/// The heaviest of these stacks, a line each.
+fn listed(stacks: &mut [&FoldedStack]) -> String {
     stacks.sort_by_key(|stack| std::cmp::Reverse(stack.count));
     let mut text = String::new();
     for stack in stacks.iter().take(SHOWN_MAX) {
