@@ -17,11 +17,11 @@ use crate::{
 #[map]
 static PROCESSES_SEEN: LruHashMap<ImageKey, u8> = LruHashMap::with_max_entries(PROCESSES_SEEN_MAX, 0);
 
-/// Announces the image that a task runs, unless that was done.
+/// Announces the image that a task runs, unless that was done. Whether it was done now.
 #[inline(always)]
-pub fn announce(task: Task, image: &ImageKey) {
+pub fn announce(task: Task, image: &ImageKey) -> bool {
     if PROCESSES_SEEN.get_ptr(image).is_some() {
-        return;
+        return false;
     }
     let record = ProcessSeen {
         header: RecordHeader { kind: RecordKind::ProcessSeen as u32, end: 0 },
@@ -35,7 +35,9 @@ pub fn announce(task: Task, image: &ImageKey) {
     if ring::send(&raw const record, size_of::<ProcessSeen>() as u64, Wake::Now) {
         // If this fails the image is announced again, which is harmless.
         let _ = PROCESSES_SEEN.insert(image, 1, 0);
+        true
     } else {
         loss::count(KernelCounter::LateProcessRingFull);
+        false
     }
 }

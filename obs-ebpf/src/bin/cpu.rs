@@ -10,6 +10,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, perf_event},
     programs::{BtfTracePointContext, PerfEventContext},
 };
+use aya_log_ebpf::debug;
 use obs_common::{
     counters::KernelCounter,
     limits::COMM_BYTES,
@@ -31,7 +32,9 @@ pub fn cpu_sample(context: PerfEventContext) -> u32 {
         return 0;
     }
     let image = task.image();
-    process::announce(task, &image);
+    if process::announce(task, &image) {
+        debug!(&context, "process {} is sampled for the first time, image {}", image.tgid, image.exec_id);
+    }
 
     // SAFETY: the verifier gives this program type a valid context.
     let (in_user_mode, period) = unsafe { (user_mode(&context), (*context.ctx).sample_period) };
@@ -74,6 +77,16 @@ pub fn cpu_fork(context: BtfTracePointContext) -> i32 {
     let parent = Task::from_argument(context.arg::<*const task_struct>(0));
     let child = Task::from_argument(context.arg::<*const task_struct>(1));
     filter::follow_fork(parent, child);
+    0
+}
+
+/// Announces the programs that chosen processes execute.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn cpu_exec(_context: BtfTracePointContext) -> i32 {
+    let task = Task::current();
+    if filter::admits(task) {
+        process::announce(task, &task.image());
+    }
     0
 }
 

@@ -9,7 +9,7 @@ use crate::{
         attach::KernelTypes,
         features::Feature,
         load::{KernelError, Object},
-        read::ProgramStats,
+        read::{ProgramLog, ProgramStats},
         unwind::UnwindMaps,
     },
     model::{process::ProcessEvent, profile::ValueType, record::Record, summary::SampleCounts},
@@ -53,15 +53,19 @@ struct Cpu {
     stacks: StackReader,
     event: SamplingEvent,
     period: Option<u64>,
+    log: Option<ProgramLog>,
 }
 
 fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
     let mut object = load(&SPEC, settings)?;
     let stacks = StackReader::take(&mut object)?;
-    // Before the first sample: else a child that is forked in between would be missed.
+    let log = settings.bpf_log.then(|| ProgramLog::take(&mut object)).transpose()?;
+    // Before the first sample: else a child that is forked in between would be missed. A program that a chosen process
+    // executes is announced at once, so that its stacks can be unwound from the first sample on.
     if settings.filter.follow_children && !settings.filter.pids.is_empty() {
         let types = KernelTypes::read()?;
         object.attach_btf_tracepoint("cpu_fork", "sched_process_fork", &types)?;
+        object.attach_btf_tracepoint("cpu_exec", "sched_process_exec", &types)?;
         object.attach_btf_tracepoint("cpu_exit", "sched_process_exit", &types)?;
     }
     object.attach_sampling("cpu_sample", settings.event, settings.frequency)?;
@@ -70,7 +74,7 @@ fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
         SamplingEvent::CpuClock => Some(1_000_000_000 / u64::from(settings.frequency.hertz())),
         SamplingEvent::Cycles => None,
     };
-    Ok(Box::new(Cpu { object, stacks, event: settings.event, period }))
+    Ok(Box::new(Cpu { object, stacks, event: settings.event, period, log }))
 }
 
 impl Collector for Cpu {
@@ -80,6 +84,9 @@ impl Collector for Cpu {
 
     fn poll(&mut self, events: &mut Vec<ProcessEvent>) -> Result<(), KernelError> {
         self.stacks.poll(events);
+        if let Some(log) = &mut self.log {
+            log.pass_on();
+        }
         Ok(())
     }
 

@@ -8,15 +8,19 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, Map, MapData, PerCpuArray, RingBuf},
     sys::{Stats, enable_stats},
 };
+use aya_log::EbpfLogger;
 use obs_common::{
     counters::KERNEL_COUNTERS,
     stack::{StackKey, StackValue},
 };
 
-use super::load::{KernelError, Object};
+use super::{
+    load::{KernelError, Object},
+    sys::drain::HashDrain,
+};
 
 /// How long to wait for programs in flight where the kernel offers no barrier.
 const GRACE: Duration = Duration::from_millis(20);
@@ -63,7 +67,7 @@ impl AsFd for Ring {
 /// The two maps of counted stacks that take turns.
 pub struct StackCounts {
     active: Array<MapData, u32>,
-    maps: [HashMap<MapData, Shared<StackKey>, Shared<StackValue>>; 2],
+    maps: [CountMap; 2],
     filling: u32,
 }
 
@@ -75,7 +79,7 @@ impl StackCounts {
     pub fn take(object: &mut Object) -> Result<Self, KernelError> {
         Ok(Self {
             active: object.take_map("COUNTS_ACTIVE")?,
-            maps: [object.take_map("COUNTS_0")?, object.take_map("COUNTS_1")?],
+            maps: [CountMap::take(object, "COUNTS_0")?, CountMap::take(object, "COUNTS_1")?],
             filling: 0,
         })
     }
@@ -93,13 +97,32 @@ impl StackCounts {
         self.filling = filling;
         wait_for_running_programs();
 
-        let map = &mut self.maps[drained as usize];
-        let entries = map.iter().collect::<Result<Vec<_>, _>>().map_err(wrap("COUNTS"))?;
-        for (key, value) in entries {
-            map.remove(&key).map_err(wrap("COUNTS"))?;
-            each(&key.0, &value.0);
-        }
-        Ok(())
+        let drained = self.maps[drained as usize].drain.drain(|key, values| {
+            if let [value] = values {
+                each(&key.0, &value.0);
+            }
+        });
+        drained.map(drop).map_err(|error| KernelError::Map { map: "COUNTS", why: error.to_string() })
+    }
+}
+
+/// Entries taken out of the kernel by one system call.
+const DRAIN_BATCH: usize = 1_024;
+
+/// One of the two maps.
+struct CountMap {
+    drain: HashDrain<Shared<StackKey>, Shared<StackValue>>,
+    /// Programs that are not loaded yet refer to the map by this descriptor.
+    _map: MapData,
+}
+
+impl CountMap {
+    fn take(object: &mut Object, map: &'static str) -> Result<Self, KernelError> {
+        let missing = KernelError::Missing { object: object.name, part: map };
+        let Some(Map::HashMap(data)) = object.ebpf.take_map(map) else { return Err(missing) };
+        let drain = HashDrain::new(data.fd().as_fd(), DRAIN_BATCH);
+        let drain = drain.map_err(|error| KernelError::Map { map, why: error.to_string() })?;
+        Ok(Self { drain, _map: data })
     }
 }
 
@@ -203,3 +226,22 @@ pub(super) struct Shared<T>(pub(super) T);
 unsafe impl Pod for Shared<StackKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<StackValue> {}
+
+/// What the BPF programs themselves say, handed to this program's own log.
+pub struct ProgramLog(EbpfLogger<&'static dyn log::Log>);
+
+impl ProgramLog {
+    /// Takes the log's ring buffer out of an object that was loaded with [`super::load::LoadOptions::log`].
+    ///
+    /// # Errors
+    /// If the object has none.
+    pub fn take(object: &mut Object) -> Result<Self, KernelError> {
+        let taken = EbpfLogger::init(&mut object.ebpf).map(Self);
+        taken.map_err(|error| KernelError::Map { map: "AYA_LOGS", why: error.to_string() })
+    }
+
+    /// Passes on what was said since the last call.
+    pub fn pass_on(&mut self) {
+        self.0.flush();
+    }
+}

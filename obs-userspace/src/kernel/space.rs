@@ -47,7 +47,8 @@ impl Space {
     }
 
     /// How much is free.
-    pub(super) fn free(&self) -> u32 {
+    #[cfg(test)]
+    fn free(&self) -> u32 {
         self.free.values().sum()
     }
 }

@@ -168,11 +168,11 @@ impl UnwindMaps {
         }
     }
 
-    /// Begins a new epoch and tells of each of the first `files_count` files when the kernel side last wanted it.
+    /// Tells of each of the first `files_count` files when the kernel side last wanted its table.
     ///
     /// # Errors
-    /// If a map cannot be read or written.
-    pub fn uses(&mut self, files_count: u32) -> Result<Vec<FileUse>, KernelError> {
+    /// If a map cannot be read.
+    pub fn uses(&self, files_count: u32) -> Result<Vec<FileUse>, KernelError> {
         let mut uses = Vec::with_capacity(files_count as usize);
         for file in 0..files_count.min(FILES_MAX) {
             let entry = self.files.get(&file, 0);
@@ -180,22 +180,23 @@ impl UnwindMaps {
                 entry.map_err(|error| KernelError::Map { map: "UNWIND_FILES", why: error.to_string() })?;
             uses.push(FileUse { file, epoch: entry.used_epoch, is_loaded: entry.pages_count > 0 });
         }
+        Ok(uses)
+    }
+
+    /// Begins a new epoch.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn begin_epoch(&mut self) -> Result<(), KernelError> {
         self.epoch = self.epoch.wrapping_add(1);
         let set = self.epoch_map.set(0, self.epoch, 0);
-        set.map_err(|error| KernelError::Map { map: "UNWIND_EPOCH", why: error.to_string() })?;
-        Ok(uses)
+        set.map_err(|error| KernelError::Map { map: "UNWIND_EPOCH", why: error.to_string() })
     }
 
     /// The epoch that is running.
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.epoch
-    }
-
-    /// Words of the arena that no table takes.
-    #[must_use]
-    pub fn free_words(&self) -> u32 {
-        self.arena_space.free() + self.retired_arena.iter().map(|(_, length)| length).sum::<u32>()
     }
 
     fn set_file(&mut self, file: u32, entry: FileTable) -> Result<(), KernelError> {
@@ -291,7 +292,7 @@ impl<T> Drop for MappedArray<T> {
     }
 }
 
-// SAFETY (for each): `repr(C)`, integers only, without padding, valid for every bit pattern.
+// SAFETY: `repr(C)`, integers only, without padding, valid for every bit pattern.
 unsafe impl Pod for Shared<FileTable> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<ImageKey> {}

@@ -46,6 +46,9 @@ use crate::{
 /// Longest time between two looks at the kernel.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Shortest time between two looks for the sake of new mappings: bounds what a storm of short programs costs.
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
+
 /// How often counts are taken out of the kernel: often enough that its maps do not fill, seldom enough to cost little.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
 
@@ -155,6 +158,7 @@ struct Session {
     builder: ProfileBuilder,
     /// Process images that were measured and have not ended.
     measured: HashSet<ProcessKey>,
+    looked: Instant,
     drained: Instant,
     side_band_lost: u64,
     notes: Vec<String>,
@@ -168,7 +172,7 @@ impl Session {
             stats.inspect_err(|error| notes.push(format!("the cost inside the kernel is not known: {error}"))).ok();
         // Inodes, not build ids: /proc tells inodes too, so that both sources mean the same file.
         // Before the collector: a process that it measures must not have begun unseen.
-        let options = SidebandOptions { build_ids: false, ..SidebandOptions::default() };
+        let options = SidebandOptions { build_ids: false, wakeup_bytes: 1, ..SidebandOptions::default() };
         let sideband = Sideband::open(options);
         let sideband = sideband
             .inspect_err(|error| notes.push(format!("processes that end quickly may lack names: {error}")))
@@ -204,6 +208,7 @@ impl Session {
             ledger: Ledger::new(Procfs::new()),
             builder: ProfileBuilder::new(options),
             measured: HashSet::new(),
+            looked: Instant::now(),
             drained: Instant::now(),
             side_band_lost: 0,
             notes,
@@ -241,7 +246,11 @@ impl Session {
     /// Waits until something happens, at most `timeout`.
     fn sleep(&self, timeout: Duration, signals: BorrowedFd<'_>, targets: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
         let own = [signals, self.collector.wake_fd(), self.table_built.as_fd()];
-        let others = self.sideband.iter().flat_map(Sideband::fds).chain(targets);
+        // Programs map their libraries one by one: once is enough for all of them.
+        let is_rested = self.looked.elapsed() >= LOOK_PAUSE;
+        let sideband = self.sideband.iter().filter(|_| is_rested).flat_map(Sideband::fds);
+        let others = sideband.chain(targets);
+        let timeout = if is_rested { timeout } else { timeout.min(LOOK_PAUSE) };
         let mut fds: Vec<_> =
             own.into_iter().chain(others).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
@@ -253,6 +262,7 @@ impl Session {
 
     /// Takes what cannot wait: what processes do, which of them are measured, and which unwind tables are ready.
     fn look(&mut self) -> anyhow::Result<()> {
+        self.looked = Instant::now();
         let Self { collector, sideband, supply, ledger, measured, .. } = self;
         if let Some(sideband) = sideband {
             let read = sideband.read(|event| {

@@ -186,6 +186,10 @@ fn best_name(
             }
         }
         // Marks of code and data within a section, and the assembler's own labels.
+        // Separate debug files write the symbol's version behind it: `__libc_start_main@@GLIBC_2.34`.
+        if let Some(version) = name.find('@') {
+            name.truncate(version);
+        }
         if name.is_empty() || name.starts_with('$') || name.starts_with(".L") {
             continue;
         }

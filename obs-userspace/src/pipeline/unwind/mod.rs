@@ -150,7 +150,7 @@ impl Supply {
                 self.ask(used.file);
             }
         }
-        Ok(())
+        self.maps.begin_epoch()
     }
 
     /// What a reader of the recording should know of the supply, one sentence each.
