@@ -83,24 +83,35 @@ fn watch(command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
 }
 
 fn pass_on(stdout: impl Read) -> Result<Vec<String>> {
-    let mut skipped = Vec::new();
+    let mut printed = Vec::new();
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.context("cannot read what the tests print")?;
-        let line = String::from_utf8_lossy(&line);
+        let line = String::from_utf8_lossy(&line).into_owned();
         println!("{line}");
-        skipped.extend(skip_reason(&line));
+        printed.push(line);
     }
-    Ok(skipped)
+    Ok(skip_reasons(printed.iter().map(String::as_str)))
 }
 
-/// The test and the reason in `SKIPPED name: reason`, or the test in `test name ... ignored, reason`.
-pub(crate) fn skip_reason(line: &str) -> Option<String> {
-    if let Some(reason) = line.strip_prefix("SKIPPED ") {
-        return Some(reason.trim_end().to_owned());
+/// What a test program says it skipped, each test once: `NAME: REASON` for its lines `SKIPPED NAME: REASON`, and for
+/// its lines `test NAME ... ignored, REASON` where no such line names the test.
+pub(crate) fn skip_reasons<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let (mut told, mut ignored): (Vec<String>, Vec<(String, String)>) = (Vec::new(), Vec::new());
+    for line in lines {
+        if let Some(reason) = line.strip_prefix("SKIPPED ") {
+            told.push(reason.trim_end().to_owned());
+        } else if let Some((name, outcome)) =
+            line.strip_prefix("test ").and_then(|test| test.split_once(" ... ignored"))
+        {
+            let reason = outcome.strip_prefix(", ").unwrap_or("it is marked as ignored");
+            ignored.push((name.trim_end().to_owned(), reason.trim_end().to_owned()));
+        }
     }
-    let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
-    let reason = outcome.strip_prefix(", ").unwrap_or("it is marked as ignored");
-    Some(format!("{}: {}", name.trim_end(), reason.trim_end()))
+    ignored.retain(|(name, _)| {
+        !told.iter().any(|told| told.strip_prefix(name.as_str()).is_some_and(|r| r.starts_with(':')))
+    });
+    told.extend(ignored.into_iter().map(|(name, reason)| format!("{name}: {reason}")));
+    told
 }
 
 #[cfg(test)]
@@ -109,8 +120,9 @@ mod tests {
 
     #[test]
     fn what_was_skipped_is_collected_with_its_reason() {
-        let printed = "test a ... ok\nSKIPPED python: no python3\ntest b ... ignored, slow\ntest c ... ignored\n";
-        let expected = ["python: no python3", "b: slow", "c: it is marked as ignored"];
+        let printed = "test a ... ok\nSKIPPED py: no python3\ntest b ... ignored, slow\ntest c   ... ignored\n\
+                       test py  ... ignored\n";
+        let expected = ["py: no python3", "b: slow", "c: it is marked as ignored"];
         assert_eq!(pass_on(printed.as_bytes()).unwrap(), expected);
     }
 

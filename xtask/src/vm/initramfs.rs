@@ -38,6 +38,8 @@ pub(super) struct Payload {
     pub(super) scenarios: Option<PathBuf>,
     /// The folder of the known-answer programs.
     pub(super) workloads: Option<PathBuf>,
+    /// Programs of this machine that scenarios use and that busybox has, if at all, in another form.
+    pub(super) tools: Vec<PathBuf>,
 }
 
 /// One thing that the guest does.
@@ -89,6 +91,10 @@ pub(super) fn write(payload: &Payload, steps: &[Step], to: &Path) -> Result<()> 
             let name = path.file_name().and_then(|name| name.to_str()).context("a workload has an unusual name")?;
             add(&path, &format!("{WORKLOADS}/{name}"))?;
         }
+    }
+    for path in &payload.tools {
+        let name = path.file_name().and_then(|name| name.to_str()).context("a tool has an unusual name")?;
+        add(path, &format!("/usr/bin/{name}"))?;
     }
     for library in libraries {
         let name = library.to_str().context("a library has an unusual name")?;

@@ -9,7 +9,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
@@ -24,6 +24,9 @@ use report::Report;
 
 /// How long booting and powering off may take when it is tried whether KVM works. It takes a second where it does.
 const KVM_TRIAL_LIMIT: Duration = Duration::from_secs(15);
+
+/// Programs of this machine that come along, for the scenarios that profile them.
+const TOOLS: [&str; 2] = ["seq", "xz"];
 
 /// Which kernels to boot, and how.
 #[derive(Debug, clap::Args)]
@@ -74,7 +77,9 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         let log = cache.join(format!("serial-{}.log", series.name()));
         println!("\n=== {} under {}; serial console: {}", kernel.package, accelerator.name(), log.display());
         let guest = Guest { image: &kernel.image, archive: &archive, accelerator, log: &log };
+        let begin = Instant::now();
         let end = guest.run(Duration::from_secs(arguments.time_limit))?;
+        println!("Powered off after {} s.", begin.elapsed().as_secs());
         let serial = String::from_utf8_lossy(&host::read(&log)?).into_owned();
         reports.push((*series, Report::read(&serial, end)));
     }
@@ -121,6 +126,7 @@ fn payload(cache: &Path) -> Result<Payload> {
         obs: host::obs_binary()?,
         scenarios: Some(scenarios),
         workloads: Some(workloads),
+        tools: TOOLS.iter().filter_map(|name| host::find_program(name)).collect(),
     })
 }
 
@@ -141,6 +147,7 @@ fn accelerator(choice: Choice, kernel: &Kernel, cache: &Path) -> Result<Accelera
         obs: host::obs_binary()?,
         scenarios: None,
         workloads: None,
+        tools: Vec::new(),
     };
     initramfs::write(&payload, &[], &archive)?;
     let log = cache.join("serial-kvm-trial.log");
@@ -165,7 +172,7 @@ fn conclude(reports: &[(Series, Report)], steps: &[Step]) -> ExitCode {
             println!("  FAILED: {failure}");
         }
         all_passed &= failures.is_empty();
-        skipped.extend(report.skipped().map(|reason| format!("{}: {reason}", series.name())));
+        skipped.extend(report.skipped().into_iter().map(|reason| format!("{}: {reason}", series.name())));
     }
     test::report_skipped(&skipped);
     if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::guest::End;
 use super::initramfs::Step;
-use crate::test::skip_reason;
+use crate::test;
 
 /// How much of a failed step's output is shown.
 const LINES_SHOWN_MAX: usize = 60;
@@ -94,8 +94,8 @@ impl Report {
     }
 
     /// What the tests in the guest did not test, and why.
-    pub(super) fn skipped(&self) -> impl Iterator<Item = String> {
-        self.steps.iter().flat_map(|step| step.output.iter()).filter_map(|line| skip_reason(line))
+    pub(super) fn skipped(&self) -> Vec<String> {
+        test::skip_reasons(self.steps.iter().flat_map(|step| &step.output).map(String::as_str))
     }
 
     /// A few lines for people: the kernel, each step and its outcome, and what the steps say in numbers.
@@ -139,7 +139,7 @@ mod tests {
         let report = Report::read(GOOD, End::Exited);
         assert!(report.is_complete());
         assert_eq!(report.failures(&expected()), Vec::<String>::new());
-        assert_eq!(report.skipped().collect::<Vec<_>>(), ["python: no python3"]);
+        assert_eq!(report.skipped(), ["python: no python3"]);
         let summary = report.summary("6.1", &expected());
         assert!(summary.contains("6.1.0-56-cloud-amd64") && summary.contains("{\"object\":\"cpu\"}"), "{summary}");
     }
