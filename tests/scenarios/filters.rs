@@ -1,6 +1,6 @@
 //! A filter gives what was asked for and nothing else, and works in the kernel.
 
-use std::{collections::BTreeSet, process::Command, thread, time::Duration};
+use std::{collections::BTreeSet, fs, process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -16,6 +16,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "filters::by_two_processes", needs: BUSY, run: by_two_processes },
     Scenario { name: "filters::by_thread", needs: BUSY, run: by_thread },
     Scenario { name: "filters::by_process_name", needs: BUSY, run: by_process_name },
+    Scenario { name: "filters::by_a_name_longer_than_the_kernel_keeps", needs: BUSY, run: by_long_name },
     Scenario { name: "filters::by_thread_name", needs: BUSY, run: by_thread_name },
     Scenario {
         name: "filters::by_cgroup",
@@ -94,6 +95,19 @@ fn by_process_name(context: &Context) -> Result<()> {
     ensure_filtered_in_kernel(&recording)
 }
 
+/// The kernel keeps 15 bytes of a name; who writes the whole name means that process all the same.
+fn by_long_name(context: &Context) -> Result<()> {
+    let _hog = context.background("call_tree", &[FOREVER])?;
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let name = "busy-under-a-name-of-many-letters";
+    let program = folder.path().join(name);
+    fs::copy(context.workload("busy"), &program).context("copying the workload")?;
+    let target = Background::start(Command::new(&program).args(["1", FOREVER]))?;
+    let recording = record(context, &["--comm", name])?;
+    ensure_only_pids(&recording, &[target.pid()])?;
+    ensure_filtered_in_kernel(&recording)
+}
+
 fn by_thread_name(context: &Context) -> Result<()> {
     let target = context.background("busy", &["2", FOREVER])?;
     thread_named(context, target.pid(), "busy-1")?;
@@ -157,9 +171,9 @@ fn command_only(context: &Context) -> Result<()> {
 fn thread_named(context: &Context, pid: u32, name: &str) -> Result<u32> {
     let mut found = None;
     wait_until("the thread has its name", context.limit(), || {
-        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let path = task?.path();
-            if std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name) {
+            if fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name) {
                 found = path.file_name().and_then(|tid| tid.to_str()?.parse().ok());
             }
         }
@@ -182,7 +196,7 @@ impl Context {
         let background = Background::start(Command::new(self.workload(name)).args(arguments))?;
         // Until exec is over, the process has another name and other code.
         wait_until("the workload runs", self.limit(), || {
-            let link = std::fs::read_link(format!("/proc/{}/exe", background.pid()));
+            let link = fs::read_link(format!("/proc/{}/exe", background.pid()));
             Ok(link.is_ok_and(|link| link == self.workload(name).canonicalize().unwrap_or_default()))
         })?;
         thread::sleep(Duration::from_millis(20));

@@ -24,7 +24,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "misuse::a_command_that_is_missing", needs: &[], run: missing_command },
     Scenario { name: "misuse::a_command_that_does_not_exist", needs: ROOT, run: unknown_command },
     Scenario { name: "misuse::a_cgroup_that_does_not_exist", needs: ROOT, run: unknown_cgroup },
-    Scenario { name: "misuse::a_name_longer_than_the_kernel_keeps", needs: &[], run: long_name },
     Scenario { name: "misuse::a_kernel_without_btf", needs: ROOT, run: no_btf },
 ];
 
@@ -146,11 +145,6 @@ fn unknown_cgroup(context: &Context) -> Result<()> {
     )?;
     // A folder, but of another file system.
     refuses(context, FAILED, &["/etc", "cgroup"], &["--cgroup", "/etc", "-d", "1s"])
-}
-
-/// A name that no thread can have would silently measure nothing.
-fn long_name(context: &Context) -> Result<()> {
-    refuses(context, WRONG_USAGE, &["15"], &["--comm", "sixteen-letters-", "-d", "1s"])
 }
 
 /// Simulated: the file from which obs learns the kernel's structures is elsewhere.

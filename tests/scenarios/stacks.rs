@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use self::chain::{Chains, Expectation};
 use crate::{
     harness::{Context, Need, Scenario},
-    read::folded::bare,
+    read::folded::{Folded, bare},
 };
 
 /// Whether obs unwinds stacks that have no frame pointers.
@@ -136,8 +136,7 @@ fn deep_recursion(context: &Context) -> Result<()> {
     const FRAMES_KEPT: usize = 512;
     let recording = record(context, &["recursion"])?;
     let folded = recording.folded()?;
-    let hot = folded.count_with("burn");
-    ensure!(hot as f64 >= 0.98 * folded.total() as f64, "only {hot} of {} samples are in burn", folded.total());
+    let hot = judged(&folded, "recurse")?;
     let true_ones = folded.count(|stack| {
         let frames = stack.called_user_frames();
         let recursion = frames.iter().filter(|frame| bare(frame) == "recurse").count();
@@ -160,8 +159,7 @@ fn deep_recursion(context: &Context) -> Result<()> {
 fn async_rust(context: &Context) -> Result<()> {
     const LEVELS: usize = 100;
     let folded = record(context, &["rust_async"])?.folded()?;
-    let hot = folded.count_with("rust_async::async_hot");
-    ensure!(hot as f64 >= 0.98 * folded.total() as f64, "only {hot} of {} samples are in async_hot", folded.total());
+    let hot = judged(&folded, "rust_async::async_hot")?;
     let true_ones = folded.count(|stack| {
         // Whether a level's poll is inlined or not, it is there once per level.
         let levels = stack.frames.iter().filter(|frame| bare(frame) == "rust_async::level::{{closure}}").count();
@@ -172,12 +170,19 @@ fn async_rust(context: &Context) -> Result<()> {
             && stack.has("rust_async::main")
     });
     println!("  {true_ones} of {hot} samples have all {LEVELS} levels");
-    // The others may be cut while the tables are on their way.
-    let early = folded.count(|stack| stack.cut.as_deref().is_some_and(|reason| chain::EARLY.contains(&reason)));
-    ensure!(early as f64 <= chain::EARLY_SHARE_MAX * folded.total() as f64, "{early} of {} are cut", folded.total());
-    let judged = hot.saturating_sub(early);
-    ensure!(true_ones as f64 >= 0.999 * judged as f64, "only {true_ones} of {judged} samples have all {LEVELS} levels");
+    ensure!(true_ones as f64 >= 0.999 * hot as f64, "only {true_ones} of {hot} samples have all {LEVELS} levels");
     Ok(())
+}
+
+/// How many samples have to be true: all but those that are cut because the tables were on their way, and those of the
+/// program's start and end, which are whole and do not have this function. Neither may be many.
+fn judged(folded: &Folded, function: &str) -> Result<u64> {
+    let total = folded.total();
+    let early = folded.count(|stack| stack.cut.as_deref().is_some_and(|reason| chain::EARLY.contains(&reason)));
+    ensure!(early as f64 <= chain::EARLY_SHARE_MAX * total as f64, "{early} of {total} samples are cut");
+    let outside = folded.count(|stack| stack.cut.is_none() && !stack.has(function));
+    ensure!(outside as f64 <= chain::OUTSIDE_SHARE_MAX * total as f64, "{outside} of {total} samples are outside");
+    Ok(total - early - outside)
 }
 
 /// Its frames have no names, but addresses: a twin at the same addresses that was not stripped names them.

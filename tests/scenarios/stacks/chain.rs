@@ -11,14 +11,15 @@ const TRUE_SHARE_MIN: f64 = 0.999;
 
 /// The share of samples that may lie outside the program's known part, if their stacks are whole: its loader, the start
 /// and the end of its runtime.
-const OUTSIDE_SHARE_MAX: f64 = 0.02;
+pub(super) const OUTSIDE_SHARE_MAX: f64 = 0.02;
 
 /// Why stacks of a process that has just started may be cut: its tables are on their way. Said so, that is honest; it is
 /// allowed for a few.
 pub(super) const EARLY: &[&str] = &["no unwind table yet", "file without unwind table"];
 
-/// The share of samples that may be cut so.
-pub(super) const EARLY_SHARE_MAX: f64 = 0.01;
+/// The share of samples that may be cut so: obs promises the tables within a second, and this is a tenth of that in
+/// programs that run for a second and a half.
+pub(super) const EARLY_SHARE_MAX: f64 = 0.06;
 
 /// How many wrong stacks are shown.
 const SHOWN_MAX: usize = 10;
