@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Whether obs unwinds stacks that have no frame pointers.
-const UNWINDER_LANDED: bool = false;
+const UNWINDER_LANDED: bool = true;
 const UNWINDER: Need = Need::Landed(UNWINDER_LANDED, "needs the in-kernel unwinder");
 
 const HERTZ: &str = "999";
