@@ -27,7 +27,7 @@ const KVM_TRIAL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Programs of this machine that come along. xz would be another: compressing a real file five times takes ten minutes
 /// under emulation, and shows nothing there that it does not show on a real machine.
-const TOOLS: [&str; 1] = ["seq"];
+const TOOLS: [&str; 3] = ["gzip", "seq", "sort"];
 
 /// Which kernels to boot, and how.
 #[derive(Debug, clap::Args)]
