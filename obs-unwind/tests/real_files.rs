@@ -84,18 +84,24 @@ fn agrees(row: &Row, rule: &Rule, signal: bool) -> bool {
     let fp = match row.register(X86_64::RBP) {
         None | Some(RegisterRule::SameValue | RegisterRule::Register(X86_64::RBP)) => fp(FpKind::Unchanged, 0),
         Some(RegisterRule::Register(register)) if register.0 > 15 => fp(FpKind::Undefined, 0),
-        Some(RegisterRule::Offset(bytes)) => fp(FpKind::AtCfa, bytes / 8),
+        // What the format cannot express is taken for lost, as below.
+        Some(RegisterRule::Offset(bytes)) if bytes % 8 == 0 && i16::try_from(bytes / 8).is_ok() => {
+            fp(FpKind::AtCfa, bytes / 8)
+        }
         Some(RegisterRule::Register(register)) => fp(FpKind::Register, i64::from(register.0)),
         Some(RegisterRule::Expression(_)) => rule.fp_kind != FpKind::Unchanged as u8,
         Some(_) => fp(FpKind::Undefined, 0),
     };
     if kind(CfaKind::Unsupported) || kind(CfaKind::Signal) {
         let ra_is_known = match row.register(X86_64::RA) {
-            Some(RegisterRule::Offset(bytes)) => bytes % 8 == 0,
+            Some(RegisterRule::Offset(bytes)) => bytes % 8 == 0 && i16::try_from(bytes / 8).is_ok(),
             Some(RegisterRule::Register(register)) => register.0 < 16,
             _ => false,
         };
-        let cfa_is_known = matches!(row.cfa(), CfaRule::RegisterAndOffset { register, .. } if register.0 < 16);
+        let cfa_is_known = matches!(
+            row.cfa(),
+            CfaRule::RegisterAndOffset { register, offset } if register.0 < 16 && i32::try_from(*offset).is_ok()
+        );
         return signal || !plain_sp || !ra_is_known || !cfa_is_known;
     }
     if signal || !plain_sp {

@@ -410,8 +410,10 @@ fn compiled_code_keeps_its_names_after_its_process_ended() {
     // Ends by itself, should nobody end it.
     let script = "function obsHot(n) { let s = 0; for (let i = 0; i < n; i++) s += i % 7; return s; }\n\
                   const end = Date.now() + 60000; while (Date.now() < end) obsHot(100000);";
-    let node =
-        Command::new("node").args(["--perf-basic-prof", "--interpreted-frames-native-stack", "-e", script]).spawn();
+    // node leaves a log where it is started.
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--perf-basic-prof", "--interpreted-frames-native-stack", "-e", script];
+    let node = Command::new("node").args(arguments).current_dir(folder.path()).spawn();
     let Ok(mut child) = node else { return };
     let map = PathBuf::from(format!("/tmp/perf-{}.map", child.id()));
     let line = loop {
