@@ -13,7 +13,7 @@ use crate::{
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "formats::a_c_program_with_frame_pointers",
-        needs: &[Need::Root, Need::Workload("call_tree")],
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("call_tree")],
         run: call_tree,
     },
     Scenario { name: "formats::xz_of_a_real_file", needs: &[Need::Root, Need::Tool("xz")], run: xz },
@@ -21,7 +21,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "formats::gcc_of_real_sources", needs: &[Need::Root, Need::Tool("gcc")], run: gcc },
     Scenario {
         name: "formats::a_shell_pipeline",
-        needs: &[Need::Root, Need::Tool("sh"), Need::Tool("seq"), Need::Tool("sort"), Need::Tool("gzip")],
+        needs: &[
+            Need::Root,
+            Need::RealCpu,
+            Need::Tool("sh"),
+            Need::Tool("seq"),
+            Need::Tool("sort"),
+            Need::Tool("gzip"),
+        ],
         run: pipeline,
     },
     Scenario {
@@ -41,7 +48,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "formats::pprof_labels_name_process_and_thread",
-        needs: &[Need::Root, Need::Workload("busy")],
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("busy")],
         run: pprof_labels,
     },
 ];

@@ -44,6 +44,8 @@ pub(crate) enum Need {
     Tool(&'static str),
     /// A unified cgroup hierarchy in which groups can be made.
     Cgroup,
+    /// A CPU that is not emulated: what is compared with a clock, or waits for unwind tables, says nothing on one.
+    RealCpu,
     /// Something that obs cannot do yet: whether it can, and what is missing.
     Landed(bool, &'static str),
 }

@@ -24,7 +24,7 @@ const HERTZ: &str = "999";
 
 macro_rules! scenario {
     ($name:literal, [$($workload:literal),*] $(+ $need:ident)*, $run:expr) => {
-        Scenario { name: concat!("stacks::", $name), needs: &[$($need,)* Need::Root, $(Need::Workload($workload)),*], run: $run }
+        Scenario { name: concat!("stacks::", $name), needs: &[$($need,)* Need::Root, Need::RealCpu, $(Need::Workload($workload)),*], run: $run }
     };
 }
 

@@ -10,28 +10,32 @@ use crate::{
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "totals::two_busy_threads_at_the_default_frequency",
-        needs: &[Need::Root, Need::Workload("busy")],
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("busy")],
         run: |context| busy_threads(context, 2, 5.0, None),
     },
     Scenario {
         name: "totals::two_busy_threads_at_999_hertz",
-        needs: &[Need::Root, Need::Workload("busy")],
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("busy")],
         run: |context| busy_threads(context, 2, 3.0, Some(999)),
     },
     Scenario {
         name: "totals::more_threads_than_cpus",
-        needs: &[Need::Root, Need::Workload("busy")],
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("busy")],
         run: |context| busy_threads(context, 6, 0.7, Some(999)),
     },
-    Scenario { name: "totals::an_idle_program", needs: &[Need::Root, Need::Workload("idle")], run: idle },
+    Scenario {
+        name: "totals::an_idle_program",
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("idle")],
+        run: idle,
+    },
     Scenario {
         name: "totals::processes_that_live_20_ms",
-        needs: &[Need::Root, Need::Workload("short"), Need::Workload("spawner")],
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("short"), Need::Workload("spawner")],
         run: short_lived,
     },
     Scenario {
         name: "totals::shares_of_a_known_call_tree",
-        needs: &[Need::Root, Need::Workload("call_tree")],
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("call_tree")],
         run: call_tree_shares,
     },
     Scenario {

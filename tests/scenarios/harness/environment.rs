@@ -71,6 +71,9 @@ impl Context {
             Need::Workload(name) => self.missing_workload(name),
             Need::Tool(name) => tool(name).is_none().then(|| format!("no {name} on this machine")),
             Need::Cgroup => cgroup::unified_root().err().map(|error| format!("{error:#}")),
+            Need::RealCpu => {
+                is_emulated().then(|| "the CPU is emulated: its clock ticks faster than it works".to_owned())
+            }
             Need::Landed(true, _) => None,
             Need::Landed(false, what) => Some(what.to_owned()),
         })
