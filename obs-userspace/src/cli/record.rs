@@ -35,7 +35,7 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 pub(super) struct RecordArgs {
     /// What to measure
-    #[arg(value_parser = PossibleValuesParser::new(COLLECTORS.iter().map(|spec| spec.name)))]
+    #[arg(value_parser = PossibleValuesParser::new(collectors()))]
     collector: String,
 
     /// Measure this process, and the children that it starts from now on; may be repeated
@@ -57,12 +57,10 @@ pub(super) struct RecordArgs {
     #[arg(long)]
     no_follow: bool,
 
-    /// Samples per second and CPU
-    #[arg(short = 'F', long, value_name = "HERTZ", default_value_t)]
-    frequency: Frequency,
-    /// What triggers samples: cpu-clock works everywhere, cycles needs hardware counters
-    #[arg(long, value_name = "EVENT", default_value_t)]
-    event: SamplingEvent,
+    #[arg(short = 'F', long, value_name = "HERTZ", help = format!("Samples per second and CPU [default: {}]", Frequency::default()))]
+    frequency: Option<Frequency>,
+    #[arg(long, value_name = "EVENT", help = format!("What triggers samples: cpu-clock works everywhere, cycles needs hardware counters [default: {}]", SamplingEvent::default()))]
+    event: Option<SamplingEvent>,
     /// How long to record, e.g. 10s or 5m; without it, until Ctrl-C or until the command exits
     #[arg(short, long, value_name = "DURATION", value_parser = duration::parse)]
     duration: Option<Duration>,
@@ -96,6 +94,11 @@ enum SummaryForm {
     None,
 }
 
+/// The collectors of which a profile can be made.
+fn collectors() -> impl Iterator<Item = &'static str> {
+    COLLECTORS.iter().filter(|spec| spec.takes_stacks()).map(|spec| spec.name)
+}
+
 /// Runs the verb.
 pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     let missing_command = args.command.is_empty() && std::env::args_os().any(|word| word == "--");
@@ -109,6 +112,11 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     };
     let spec = collect::find(&args.collector)
         .ok_or_else(|| Failure::Usage(format!("there is no collector '{}'", args.collector)))?;
+    if !spec.samples && (args.frequency.is_some() || args.event.is_some()) {
+        let message =
+            format!("{} counts every event and does not sample: leave out --frequency and --event", spec.name);
+        return Err(Failure::Usage(message));
+    }
     let nothing_chosen =
         args.pids.is_empty() && args.tids.is_empty() && args.comms.is_empty() && args.cgroups.is_empty();
     let settings = Settings {
@@ -121,8 +129,8 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
             // On a recording of the whole host, obs is part of the host.
             exclude_self: !nothing_chosen,
         },
-        event: args.event,
-        frequency: args.frequency,
+        event: args.event.unwrap_or_default(),
+        frequency: args.frequency.unwrap_or_default(),
         bpf_log: args.bpf_log,
         unwind_bytes: UNWIND_BYTES_DEFAULT,
     };

@@ -45,6 +45,7 @@ pub const SPEC: CollectorSpec = CollectorSpec {
         Feature::RunTimeStats,
     ],
     outputs: &[Output::Stacks(CPU_TIME)],
+    samples: true,
     start,
 };
 

@@ -51,8 +51,18 @@ pub struct CollectorSpec {
     pub features: &'static [Feature],
     /// What it hands on.
     pub outputs: &'static [Output],
+    /// Whether it samples: whether [`Settings::event`] and [`Settings::frequency`] mean something to it.
+    pub samples: bool,
     /// Loads, attaches and starts it.
     pub start: fn(&Settings) -> Result<Box<dyn Collector>, KernelError>,
+}
+
+impl CollectorSpec {
+    /// Whether it hands on stacks, of which a profile can be made.
+    #[must_use]
+    pub fn takes_stacks(&self) -> bool {
+        self.outputs.iter().any(|output| matches!(output, Output::Stacks(_)))
+    }
 }
 
 /// A kernel release, as far as it matters.

@@ -141,8 +141,10 @@ pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result
     let (profile, mut summary) = session.finish(nanoseconds(started_unix), nanoseconds(elapsed))?;
     summary.collector = spec.name.to_owned();
     summary.duration_seconds = elapsed.as_secs_f64();
-    summary.event = Some(settings.event.name().to_owned());
-    summary.frequency_hertz = Some(u64::from(settings.frequency.hertz()));
+    if spec.samples {
+        summary.event = Some(settings.event.name().to_owned());
+        summary.frequency_hertz = Some(u64::from(settings.frequency.hertz()));
+    }
     Ok(Recorded { profile, command: running, summary, cpu_before })
 }
 
