@@ -47,7 +47,7 @@ pub struct Workload {
     pub source: &'static str,
     /// Who compiles it.
     pub compiler: Compiler,
-    /// What the compiler is told besides [`COMMON_FLAGS`]. `{out}` stands for the folder of the programs.
+    /// What the compiler is told besides `COMMON_FLAGS`. `{out}` stands for the folder of the programs.
     pub flags: &'static [&'static str],
 }
 

@@ -93,18 +93,18 @@ struct Context {
 
 /// What a walk found.
 #[derive(Clone, Copy)]
-pub struct Walked {
+pub(crate) struct Walked {
     /// Frames written.
-    pub frames_count: u64,
+    pub(crate) frames_count: u64,
     /// Why it ended.
-    pub end: StackEnd,
+    pub(crate) end: StackEnd,
     /// The frames, folded into a number by `stack::mix`.
-    pub sum: u64,
+    pub(crate) sum: u64,
 }
 
 /// Walks the user stack of a task from the given registers and writes its frames.
 #[inline(always)]
-pub fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *mut [u64; USER_FRAMES_MAX]) -> Walked {
+pub(crate) fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *mut [u64; USER_FRAMES_MAX]) -> Walked {
     let Some(walk) = UNWIND_WALK.get_ptr_mut(0) else {
         return Walked { frames_count: 0, end: StackEnd::WalkFailed, sum: HASH_SEED };
     };
@@ -196,7 +196,8 @@ fn frame(context: &mut Context) -> i64 {
     // A return address may already belong to the next function.
     let address = if exact { walk.ip } else { walk.ip.wrapping_sub(1) };
 
-    if !(walk.mapping.start <= address && address < walk.mapping.end) && !find_mapping(walk, address) {
+    let is_in_same = walk.mapping.start <= address && address < walk.mapping.end;
+    if !is_in_same && !find_mapping(walk, address) {
         return finish(walk, StackEnd::NoMapping);
     }
     let file = walk.mapping.file;

@@ -45,7 +45,7 @@ impl<'e, 'a> Gaps<'e, 'a> {
         let Some(code) = self.image.code_at(start) else { return Ok(()) };
         let code = usize::try_from(end - start).ok().and_then(|bytes| code.get(..bytes)).unwrap_or(code);
         if code.len() as u64 <= PADDING_BYTES_MAX && code::is_padding(self.image.machine(), code) {
-            self.padding += u64::from(table.close_gap());
+            self.padding += u64::from(table.close_gap(start));
             return Ok(());
         }
         if self.go.is_none() && code.len() as u64 <= self.left_to_scan {

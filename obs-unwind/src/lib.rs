@@ -3,7 +3,7 @@
 //!
 //! [`ElfImage::parse`] reads what a loader has to know of a file: where its executable segments lie, its build id.
 //! [`UnwindTable::build`] makes the table from `.eh_frame`, `.debug_frame`, Go's own function table and what is known
-//! of stubs that compilers and linkers describe nowhere. [`unwind`] walks a stack over any number of such tables;
+//! of stubs that compilers and linkers describe nowhere. [`unwind()`] walks a stack over any number of such tables;
 //! memory is read through a closure, so that a test's stack is an array.
 //!
 //! A file is hostile until it is parsed: each walk over it has a bound in [`limits`], and what breaks a bound is a

@@ -147,11 +147,11 @@ impl Assembly {
         }
     }
 
-    /// Takes back the "no information" that was added last, so that the row before it holds on. False if there is none
-    /// to take back, or nothing before it.
-    pub(crate) fn close_gap(&mut self) -> bool {
-        let is_gap = matches!(self.pending, Some((_, NO_INFORMATION)));
-        let extends = is_gap && self.last.is_some_and(|last| last != NO_INFORMATION);
+    /// Takes back the "no information" that begins at an address, so that the row before it holds on. False if none begins
+    /// there (it began earlier, perhaps in another segment), or nothing is before it.
+    pub(crate) fn close_gap(&mut self, start: u64) -> bool {
+        let begins = self.pending == Some((start, NO_INFORMATION));
+        let extends = begins && self.last.is_some_and(|last| last != NO_INFORMATION);
         if extends {
             self.pending = None;
         }

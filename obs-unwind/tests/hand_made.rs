@@ -247,7 +247,7 @@ fn undescribed_trampolines_are_found_from_the_byte_before_them() {
 
 #[test]
 fn a_trampoline_at_the_start_of_a_segment_has_no_row_before_it() {
-    // Found by fuzzing: the byte before it is in no segment.
+    // The byte before it is in no segment.
     let trampoline = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
     let cfi = eh_frame().cie("zR", 16, &X86_64_START).function(0x1000, 8, &[]);
     let sections = vec![(".eh_frame", EH_FRAME, 2, &cfi.bytes[..])];
@@ -256,6 +256,23 @@ fn a_trampoline_at_the_start_of_a_segment_has_no_row_before_it() {
     let (table, _) = UnwindTable::build(&ElfImage::parse(&file).unwrap()).unwrap();
     assert_eq!(table.find(0x1020), Some(NOTHING));
     assert_eq!(table.find(0x1021).unwrap().cfa_kind, CfaKind::Signal as u8);
+}
+
+#[test]
+fn padding_at_the_start_of_a_segment_does_not_close_the_hole_before_it() {
+    // Found by fuzzing.
+    let mut second = [0x90; 0x20];
+    second[0x10] = 0xc3;
+    let cfi = eh_frame().cie("zR", 16, &X86_64_START).function(0x1000, 0x20, &[]).function(0x3010, 0x10, &[0x0e, 16]);
+    let sections = vec![(".eh_frame", EH_FRAME, 2, &cfi.bytes[..])];
+    let segments = vec![(0x1000, &CODE[..0x20]), (0x3000, &second[..])];
+    let file = image(&Parts { machine: X86_64, segments, sections });
+    let (table, notes) = UnwindTable::build(&ElfImage::parse(&file).unwrap()).unwrap();
+    for (address, rule) in [(0x101f, sp(8)), (0x1020, NOTHING), (0x2000, NOTHING), (0x3000, NOTHING), (0x3010, sp(16))]
+    {
+        assert_eq!(table.find(address), Some(rule), "{address:#x}");
+    }
+    assert_eq!(notes.gaps_of_padding, 0);
 }
 
 #[test]

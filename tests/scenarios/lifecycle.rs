@@ -80,23 +80,28 @@ fn begun(context: &Context, pid: u32, output: &str) -> Result<Background> {
     Ok(recording)
 }
 
-/// Waits until obs has opened its events on every CPU and been at it for a little.
+/// Waits until obs has attached its programs to events, and been at it for a little.
 pub(crate) fn wait_until_sampling(context: &Context, recording: &Background) -> Result<()> {
-    let events = || perf_events_of(recording.pid());
-    let cpus = std::thread::available_parallelism()?.get();
-    wait_until("obs has opened its perf events", context.limit(), || Ok(events() >= cpus))?;
+    let pid = recording.pid();
+    wait_until("obs has attached a BPF program to a perf event", context.limit(), || {
+        let files = open_files(pid);
+        let has = |what: &str| files.iter().any(|file| file.contains(what));
+        Ok(has("[perf_event]") && has("bpf_link"))
+    })?;
     // Long enough for samples, on any machine: what is measured runs all the while.
     std::thread::sleep(std::time::Duration::from_millis(500));
     Ok(())
 }
 
+/// What a process has open, as /proc names it.
+fn open_files(pid: u32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    entries.filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.display().to_string())).collect()
+}
+
 /// How many perf events a process holds open.
 pub(crate) fn perf_events_of(pid: u32) -> usize {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
-    entries
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .filter(|link| link.to_string_lossy().contains("[perf_event]"))
-        .count()
+    open_files(pid).iter().filter(|file| file.contains("[perf_event]")).count()
 }
 
 fn interrupt_once(context: &Context) -> Result<()> {

@@ -1,5 +1,5 @@
-// bpf_ids: prints every BPF program, map and link that the kernel holds, one a line: `prog 12 NAME`, `map 3 NAME`,
-// `link 4 -`. Walks the ids through bpf(2), so that it needs no other tool. Exits with 1 if it may not.
+// bpf_ids: prints every BPF program, map and link that the kernel holds, one a line: `prog 12 NAME MAP MAP…` with the ids
+// of the maps that it uses, `map 3 NAME`, `link 4 -`. Walks the ids through bpf(2), so that it needs no other tool. Exits with 1 if it may not.
 #include <linux/bpf.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -7,6 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <errno.h>
+
+#define MAPS_MAX 64
 
 static long bpf(int command, union bpf_attr *attr) {
     return syscall(SYS_bpf, command, attr, sizeof *attr);
@@ -33,14 +35,17 @@ static int walk(const char *kind, int next_command, int open_command) {
         if (fd < 0) {
             continue;  // It went away meanwhile.
         }
-        struct bpf_prog_info prog = {0};
+        uint32_t maps[MAPS_MAX];
+        struct bpf_prog_info prog = {.nr_map_ids = MAPS_MAX, .map_ids = (uintptr_t)maps};
         struct bpf_map_info map = {0};
         memset(&attr, 0, sizeof attr);
         attr.info.bpf_fd = (uint32_t)fd;
         if (next_command == BPF_PROG_GET_NEXT_ID) {
             attr.info.info_len = sizeof prog;
             attr.info.info = (uintptr_t)&prog;
-            if (bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) == 0 && prog.name[0] != 0) {
+            if (bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) != 0) {
+                prog.nr_map_ids = 0;
+            } else if (prog.name[0] != 0) {
                 memcpy(name, prog.name, BPF_OBJ_NAME_LEN);
             }
         } else if (next_command == BPF_MAP_GET_NEXT_ID) {
@@ -51,7 +56,13 @@ static int walk(const char *kind, int next_command, int open_command) {
             }
         }
         close(fd);
-        printf("%s %u %s\n", kind, id, name);
+        printf("%s %u %s", kind, id, name);
+        if (next_command == BPF_PROG_GET_NEXT_ID) {
+            for (uint32_t i = 0; i < prog.nr_map_ids && i < MAPS_MAX; i++) {
+                printf(" %u", maps[i]);
+            }
+        }
+        printf("\n");
     }
 }
 

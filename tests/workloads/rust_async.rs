@@ -1,4 +1,4 @@
-//! rust_async [SECONDS]: a future that awaits a future that awaits …, 100 deep, polled by tokio. Each level costs two
+//! `rust_async [SECONDS]`: a future that awaits a future that awaits …, 100 deep, polled by tokio. Each level costs two
 //! frames (the future's `poll`, and that of the box around the next), so the stack is more than 200 frames deep.
 //! True chain: _start, libc, …, 100 times `rust_async::level::{{closure}}`, `rust_async::async_hot`.
 

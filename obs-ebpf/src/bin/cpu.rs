@@ -1,7 +1,12 @@
 //! CPU samples: which stacks were running when a clock (or a hardware counter) ticked.
 #![no_std]
 #![no_main]
-#![allow(missing_docs, unreachable_pub, reason = "the macros make public items of the programs below")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "the macros make public items of the programs below, and pass them their contexts"
+)]
 
 use aya_ebpf::{
     EbpfContext as _,

@@ -266,7 +266,7 @@ fn cgroup_id(path: &Path) -> Result<u64, KernelError> {
     let filesystem = rustix::fs::fstatfs(folder.as_fd()).map_err(|error| fail(error.to_string()))?;
     /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
     const CGROUP2: i64 = 0x6367_7270;
-    if !metadata.is_dir() || i64::from(filesystem.f_type) != CGROUP2 {
+    if !metadata.is_dir() || filesystem.f_type as i64 != CGROUP2 {
         let why = "it is no folder of the unified (version 2) cgroup hierarchy, the only one by which the kernel side \
                    can filter; `findmnt -t cgroup2` shows where it is mounted";
         return Err(fail(why.to_owned()));

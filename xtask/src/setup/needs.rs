@@ -48,6 +48,7 @@ pub(crate) fn all() -> Vec<(Group, Need)> {
         (Test, package(&["python3"], &["python3"], "a program to profile")),
         (Test, package(&["xz"], &["xz-utils"], "a program to profile")),
         (Vm, package(&["qemu-system-x86_64"], &["qemu-system-x86"], "boots other kernels")),
+        (Vm, package(&["setpriv"], &["util-linux"], "ends the guest with its starter")),
         (Vm, package(&["/bin/busybox", "/usr/bin/busybox"], &["busybox-static"], "the shell of the guest")),
         (Vm, package(&["xz"], &["xz-utils"], "unpacks kernels")),
         (Vm, package(&["zstd"], &["zstd"], "unpacks kernels")),

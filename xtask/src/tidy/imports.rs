@@ -24,7 +24,7 @@ const TABLE: &[Row] = &[
     row("config", &["model"], &[]),
     row("telemetry", &["model"], &[]),
     row("kernel", &["config"], &["obs_common"]),
-    row("collect", &["kernel", "model"], &["obs_common"]),
+    row("collect", &["config", "kernel", "model"], &["obs_common"]),
     row("enrich", &["model"], &["obs_unwind"]),
     row("aggregate", &["model"], &[]),
     row("store", &["model"], &[]),
@@ -32,7 +32,7 @@ const TABLE: &[Row] = &[
     row("export", &["model", "store"], &[]),
     row("web", &["model", "store"], &[]),
     row("pipeline", STAGES, &["obs_common", "obs_unwind"]),
-    row("cli", &["config", "pipeline", "store", "telemetry"], &[]),
+    row("cli", &["collect", "config", "export", "kernel", "model", "pipeline", "store", "telemetry"], &[]),
     row("main", &["cli"], &[]),
 ];
 

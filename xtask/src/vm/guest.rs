@@ -76,8 +76,10 @@ impl Guest<'_> {
     pub(super) fn run(&self, limit: Duration) -> Result<End> {
         let log = File::create(self.log).with_context(|| format!("cannot create {}", self.log.display()))?;
         let errors = log.try_clone().with_context(|| format!("cannot write {}", self.log.display()))?;
-        let mut command = Command::new("qemu-system-x86_64");
+        // Through setpriv, so that the guest does not outlive this process, however that ends.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(self.accelerator.arguments())
             .args(["-m", &format!("{MEMORY_MIB}M"), "-smp", &CPUS.to_string()])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", "stdio"])
