@@ -11,6 +11,8 @@ use crate::{
 };
 
 const TARGET: &[Need] = &[Need::Root, Need::Workload("call_tree")];
+/// The same, where the profile must name what was measured, for which its unwind tables must be there.
+const TARGET_IN_TIME: &[Need] = &[Need::Root, Need::RealCpu, Need::Workload("call_tree")];
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -23,9 +25,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         needs: &[Need::Root, Need::Tool("sh"), Need::Workload("call_tree")],
         run: first_instruction,
     },
-    Scenario { name: "lifecycle::ctrl_c_ends_early_and_writes_the_profile", needs: TARGET, run: interrupt_once },
+    Scenario {
+        name: "lifecycle::ctrl_c_ends_early_and_writes_the_profile",
+        needs: TARGET_IN_TIME,
+        run: interrupt_once,
+    },
     Scenario { name: "lifecycle::a_second_ctrl_c_stops_at_once", needs: TARGET, run: interrupt_twice },
-    Scenario { name: "lifecycle::a_recording_ends_with_its_process", needs: TARGET, run: ends_with_process },
+    Scenario { name: "lifecycle::a_recording_ends_with_its_process", needs: TARGET_IN_TIME, run: ends_with_process },
     Scenario { name: "lifecycle::an_older_file_is_replaced_whole", needs: TARGET, run: replaces },
     Scenario { name: "lifecycle::a_reader_that_goes_away", needs: &[Need::Root, Need::Tool("sh")], run: broken_pipe },
 ];
