@@ -9,11 +9,16 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::host;
 
-/// The repositories that carry both kernels, whatever release of Debian this machine runs.
-const SOURCES: &str = "\
-deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
-deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main
-";
+/// The repositories that carry both kernels, whatever release of Debian this machine runs, from the mirror that this
+/// machine's own apt uses.
+fn sources() -> Result<String> {
+    let files = ["/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources"];
+    let text: String = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
+    let mirror = text.split_whitespace().map(|word| word.trim_end_matches('/')).find(|word| word.ends_with("/debian"));
+    let mirror = mirror.with_context(|| format!("no mirror of Debian is named in {}", files.join(" or ")))?;
+    let entry = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+    Ok(format!("{entry} {mirror} bookworm main\n{entry} {mirror}-security bookworm-security main\n"))
+}
 
 /// How old the package index may be: Debian takes old kernels off its mirrors, so an old index names missing files.
 const INDEX_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -33,7 +38,7 @@ impl Apt {
         for needed in ["lists/partial", "cache/archives/partial"] {
             host::make_dir(&folder.join(needed))?;
         }
-        host::write(&folder.join("sources.list"), SOURCES)?;
+        host::write(&folder.join("sources.list"), &sources()?)?;
         // An empty status file: what is installed on this machine does not matter to the guest.
         host::write(&folder.join("status"), "")?;
         let apt = Apt { folder: folder.to_owned() };
