@@ -117,6 +117,11 @@ impl Context {
         COMMAND_LIMIT.mul_f64(self.slow_factor)
     }
 
+    /// Whether the CPU is emulated, so that unwind tables may come after the last sample that needed them.
+    pub(crate) fn is_emulated(&self) -> bool {
+        is_emulated()
+    }
+
     /// Runs a command to its end, and fails if it does not end.
     pub(crate) fn run(&self, command: &mut Command) -> Result<Finished> {
         Background::start(command)?.finish(self.limit())
