@@ -59,6 +59,8 @@ pub(crate) enum DebugFrame<'a> {
 pub struct ElfImage<'a> {
     data: &'a [u8],
     machine: Machine,
+    /// Where the kernel begins to execute it; `None` for most libraries.
+    pub(crate) entry: Option<u64>,
     segments: Vec<ExecutableSegment>,
     build_id: Option<BuildId>,
     pub(crate) eh_frame: Option<Block<'a>>,
@@ -116,6 +118,7 @@ impl<'a> ElfImage<'a> {
         let mut image = Self {
             data,
             machine,
+            entry: Some(header.e_entry(LE)).filter(|entry| *entry != 0),
             segments: executable_segments(programs, data.len() as u64)?,
             build_id: build_id(programs, &sections, data),
             eh_frame: None,

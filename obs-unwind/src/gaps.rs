@@ -4,9 +4,9 @@ use crate::code::{self, STUB_BYTES};
 use crate::elf::ElfImage;
 use crate::error::BuildError;
 use crate::go::GoTable;
-use crate::limits::{GAP_BYTES_SCANNED_MAX, PADDING_BYTES_MAX};
+use crate::limits::{ENTRY_BYTES, ENTRY_GAP_BYTES_MAX, GAP_BYTES_SCANNED_MAX, PADDING_BYTES_MAX};
 use crate::table::Assembly;
-use obs_common::unwind_row::Rule;
+use obs_common::unwind_row::{CfaKind, Rule};
 
 /// Fills the addresses between described functions.
 pub(crate) struct Gaps<'e, 'a> {
@@ -41,6 +41,12 @@ impl<'e, 'a> Gaps<'e, 'a> {
         table.push(start, Rule::default())?;
         if let Some(go) = &mut self.go {
             self.go_functions += go.fill(start, end, self.image, table)?;
+        }
+        if let Some(entry) = self.image.entry.filter(|entry| self.go.is_none() && (start..end).contains(entry)) {
+            // The dynamic linker's start code, for one, is assembly that nobody described; nothing called it.
+            table.push(entry, Rule { cfa_kind: CfaKind::End as u8, ..Rule::default() })?;
+            let bytes = end - entry;
+            return if bytes > ENTRY_GAP_BYTES_MAX { table.push(entry + ENTRY_BYTES, Rule::default()) } else { Ok(()) };
         }
         let Some(code) = self.image.code_at(start) else { return Ok(()) };
         let code = usize::try_from(end - start).ok().and_then(|bytes| code.get(..bytes)).unwrap_or(code);

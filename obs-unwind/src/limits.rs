@@ -35,6 +35,13 @@ pub const GO_STEPS_PER_FUNCTION_MAX: u32 = 1 << 16;
 /// Most bytes of code between two functions that are taken for the padding of the first one.
 pub const PADDING_BYTES_MAX: u64 = 64;
 
+/// Most bytes from a file's entry point to the next described function of which all are taken for the start code that has
+/// no caller. Of more than that, only the first [`ENTRY_BYTES`] are.
+pub const ENTRY_GAP_BYTES_MAX: u64 = 64;
+
+/// See [`ENTRY_GAP_BYTES_MAX`].
+pub const ENTRY_BYTES: u64 = 16;
+
 /// Most bytes of undescribed code of one file that are searched for known instructions.
 pub const GAP_BYTES_SCANNED_MAX: u64 = 16 << 20;
 

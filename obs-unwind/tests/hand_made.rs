@@ -90,6 +90,26 @@ fn a_gap_of_code_has_no_information_and_a_gap_of_padding_goes_on() {
 }
 
 #[test]
+fn undescribed_code_at_the_entry_point_ends_the_stack() {
+    const END: Rule = Rule { cfa_kind: CfaKind::End as u8, ..NOTHING };
+    // Two functions with `gap` bytes of code between them, where the file's entry point is.
+    let rules = |gap: u64| {
+        let cfi = eh_frame().cie("zR", 16, &X86_64_START).function(0x1000, 0x10, &[]).function(0x1010 + gap, 0x10, &[]);
+        let sections = vec![(".eh_frame", cfi.address, 2, &cfi.bytes[..])];
+        let mut file = image(&Parts { machine: X86_64, segments: vec![(0x1000, &CODE)], sections });
+        file[24..32].copy_from_slice(&0x1020_u64.to_le_bytes());
+        let (table, _) = UnwindTable::build(&ElfImage::parse(&file).unwrap()).unwrap();
+        table.iter().collect::<Vec<_>>()
+    };
+    let of_gap = |rows: &[(u64, Rule)]| -> Vec<(u64, Rule)> {
+        rows.iter().copied().filter(|(address, _)| (0x1010..0x1200).contains(address)).collect()
+    };
+    assert_eq!(of_gap(&rules(0x50)), [(0x1010, NOTHING), (0x1020, END), (0x1060, sp(8)), (0x1070, NOTHING)]);
+    let far = [(0x1010, NOTHING), (0x1020, END), (0x1030, NOTHING), (0x1110, sp(8)), (0x1120, NOTHING)];
+    assert_eq!(of_gap(&rules(0x100)), far);
+}
+
+#[test]
 fn unsorted_functions_are_sorted_and_the_later_start_wins() {
     let cfi = eh_frame().cie("zR", 16, &X86_64_START).function(0x1100, 0x10, &[0x0e, 32]).function(
         0x1000,
