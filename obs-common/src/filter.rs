@@ -13,3 +13,8 @@ pub const BY_COMM: u32 = 1 << 2;
 pub const BY_CGROUP: u32 = 1 << 3;
 /// Never the process in `SELF_TGID`.
 pub const NOT_SELF: u32 = 1 << 4;
+
+/// In the map `FILTER_TGIDS`: the process is chosen.
+pub const CHOSEN: u8 = 1;
+/// In the map `FILTER_TGIDS`: the process is chosen from the moment that it executes a program.
+pub const CHOSEN_AT_EXEC: u8 = 2;

@@ -9,6 +9,19 @@ pub const USER_FRAMES_MAX: usize = 512;
 /// Most kernel frames of one stack (the kernel's own default bound, `kernel.perf_event_max_stack`).
 pub const KERNEL_FRAMES_MAX: usize = 127;
 
+/// Words of user registers in a snapshot of a stack, on any architecture.
+pub const SNAPSHOT_REGISTERS_MAX: usize = 34;
+
+/// Most bytes of stack in a snapshot: with the registers they must fit into an element of a per-CPU map (32 KiB).
+pub const SNAPSHOT_STACK_BYTES_MAX: usize = SNAPSHOT_BELOW_BYTES + 7 * SNAPSHOT_PAGE_BYTES;
+
+/// How far below the stack pointer a snapshot begins, in bytes: in a function's last instructions, registers that it has
+/// restored are still where it saved them, and nowhere else do its unwind rows look for them.
+pub const SNAPSHOT_BELOW_BYTES: usize = 128;
+
+/// A snapshot is read in pieces that never reach over the end of a page of this size: the smallest that there is.
+pub const SNAPSHOT_PAGE_BYTES: usize = 4_096;
+
 /// Deepest level of the unified cgroup hierarchy at which a `--cgroup` filter is recognised.
 pub const CGROUP_DEPTH_MAX: u32 = 16;
 

@@ -32,7 +32,7 @@ pub enum StackEnd {
     NoProcessTable = 3,
     /// The address lies in no executable mapping that is known of the process.
     NoMapping = 4,
-    /// The mapped file has no unwind table loaded (yet).
+    /// The mapped file has no unwind table, and will not get one.
     NoFileTable = 5,
     /// The file's unwind table says nothing of this address.
     NoRow = 6,
@@ -46,6 +46,10 @@ pub enum StackEnd {
     NoRegisters = 10,
     /// The kernel could not walk the stack at all.
     WalkFailed = 11,
+    /// The mapped file's unwind table is not loaded yet.
+    TableNotReady = 12,
+    /// The return address was 0: some begin a thread's stack so, but so does memory that was taken for a frame.
+    ReturnAddressZero = 13,
 }
 
 /// What begins every record in the ring buffer.
@@ -54,7 +58,7 @@ pub enum StackEnd {
 pub struct RecordHeader {
     /// Which record follows: a [`RecordKind`].
     pub kind: u32,
-    /// For [`RecordKind::Stack`]: why the walk ended, a [`StackEnd`]. Otherwise 0.
+    /// For [`RecordKind::Stack`] and [`RecordKind::Snapshot`]: why the walk ended, a [`StackEnd`]. Otherwise 0.
     pub end: u32,
 }
 
@@ -66,6 +70,8 @@ pub enum RecordKind {
     Stack = 1,
     /// A [`crate::events::process::ProcessSeen`].
     ProcessSeen = 2,
+    /// A [`StackSnapshot`].
+    Snapshot = 3,
 }
 
 /// A stack's frames, sent the first time that the stack is seen. The record in the ring buffer ends after `frames_count`
@@ -85,6 +91,32 @@ pub struct StackRecord<const N: usize> {
 
 /// Bytes of a [`StackRecord`] before its frames.
 pub const STACK_RECORD_HEADER_BYTES: usize = 24;
+
+/// A piece of a thread's stack and its registers, sent instead of a [`StackRecord`] when the walk met something that user
+/// space has yet to supply: user space walks it as soon as it can. The record in the ring buffer ends after `stack_bytes`
+/// bytes of `stack`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct StackSnapshot {
+    /// Kind [`RecordKind::Snapshot`], and why the kernel's walk ended.
+    pub header: RecordHeader,
+    /// A number that no other stack has: what [`StackKey`] refers to.
+    pub id: u64,
+    /// The process image.
+    pub image: ImageKey,
+    /// The user registers: `struct pt_regs` (x86-64) or `struct user_pt_regs` (aarch64), as many words as that has.
+    pub registers: [u64; crate::limits::SNAPSHOT_REGISTERS_MAX],
+    /// Bytes that follow.
+    pub stack_bytes: u64,
+    /// The stack's memory, from [`crate::limits::SNAPSHOT_BELOW_BYTES`] below the stack pointer on (zeroes, where that could
+    /// not be read). Empty if nothing could be read at the stack pointer itself.
+    pub stack: [u8; crate::limits::SNAPSHOT_STACK_BYTES_MAX],
+}
+
+/// Bytes of a [`StackSnapshot`] before its stack.
+pub const SNAPSHOT_HEADER_BYTES: usize = 40 + 8 * crate::limits::SNAPSHOT_REGISTERS_MAX;
+
+const _: () = assert!(core::mem::offset_of!(StackSnapshot, stack) == SNAPSHOT_HEADER_BYTES, "nothing lies in between");
 
 /// What is counted apart by the collectors that count stacks.
 #[repr(C)]

@@ -26,6 +26,9 @@ pub const MAPPINGS_PER_PROCESS_MAX: u32 = 1 << (MAPPING_SEARCH_STEPS - 1);
 /// Frames in it are found by the frame pointer.
 pub const FILE_NONE: u32 = u32::MAX;
 
+/// [`FileTable::pages_count`] of a file that gets no table.
+pub const PAGES_NEVER: u32 = u32::MAX;
+
 /// An executable mapping of a process.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,10 @@ pub struct ProcessMappings {
     pub first: u32,
     /// How many.
     pub count: u32,
+    /// 1: that an address is in none of them is final, so no snapshot of the stack is worth its cost.
+    pub is_settled: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Where the table of a file lies in `UNWIND_ARENA`; all positions are in words from the arena's beginning.
@@ -58,7 +65,7 @@ pub struct ProcessMappings {
 pub struct FileTable {
     /// The page number of the first entry of `pages`; see [`crate::unwind_row`].
     pub first_page: u32,
-    /// Entries of `pages`, the closing one not counted. 0: there is no table.
+    /// Entries of `pages`, the closing one not counted. 0: there is no table yet; [`PAGES_NEVER`]: nor will there be one.
     pub pages_count: u32,
     /// Where `pages` begins.
     pub pages_at: u32,

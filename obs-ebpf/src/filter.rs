@@ -5,7 +5,7 @@ use aya_ebpf::{
 };
 use obs_common::{
     counters::KernelCounter,
-    filter::{BY_CGROUP, BY_COMM, BY_TGID, BY_TID, NOT_SELF},
+    filter::{BY_CGROUP, BY_COMM, BY_TGID, BY_TID, CHOSEN, CHOSEN_AT_EXEC, NOT_SELF},
     limits::{CGROUP_DEPTH_MAX, COMM_BYTES, FILTER_ENTRIES_MAX},
 };
 
@@ -35,7 +35,7 @@ pub fn admits(task: Task) -> bool {
     if flags & NOT_SELF != 0 && task.tgid() == SELF_TGID.load() {
         return false;
     }
-    if flags & BY_TGID != 0 && FILTER_TGIDS.get_ptr(task.tgid()).is_none() {
+    if flags & BY_TGID != 0 && !is_chosen(task.tgid()) {
         return false;
     }
     if flags & BY_TID != 0 && FILTER_TIDS.get_ptr(task.tid()).is_none() {
@@ -48,6 +48,13 @@ pub fn admits(task: Task) -> bool {
         return false;
     }
     flags & BY_CGROUP == 0 || in_chosen_cgroup()
+}
+
+/// Whether a process is chosen already.
+#[inline(always)]
+fn is_chosen(tgid: u32) -> bool {
+    // SAFETY: the value stays valid while the program runs.
+    FILTER_TGIDS.get_ptr(tgid).is_some_and(|choice| unsafe { *choice } == CHOSEN)
 }
 
 /// Whether the current task is in a chosen cgroup or below one.
@@ -73,8 +80,21 @@ pub fn follow_fork(parent: Task, child: Task) {
     if parent == child || FILTER_TGIDS.get_ptr(parent).is_none() {
         return;
     }
-    if FILTER_TGIDS.insert(child, 1, u64::from(BPF_NOEXIST)).is_err() && FILTER_TGIDS.get_ptr(child).is_none() {
+    if FILTER_TGIDS.insert(child, CHOSEN, u64::from(BPF_NOEXIST)).is_err() && FILTER_TGIDS.get_ptr(child).is_none() {
         loss::count(KernelCounter::LostFilterFull);
+    }
+}
+
+/// Chooses a process that was to be chosen when it executes a program, as it does now.
+#[inline(always)]
+pub fn follow_exec(task: Task) {
+    if let Some(choice) = FILTER_TGIDS.get_ptr_mut(task.tgid()) {
+        // SAFETY: the value stays valid while the program runs.
+        unsafe {
+            if *choice == CHOSEN_AT_EXEC {
+                *choice = CHOSEN;
+            }
+        }
     }
 }
 

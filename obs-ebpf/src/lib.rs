@@ -18,6 +18,7 @@ pub mod loss;
 pub mod process;
 pub mod registers;
 pub mod ring;
+mod snapshot;
 pub mod stack;
 pub mod task;
 pub mod unwind;

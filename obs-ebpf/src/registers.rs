@@ -9,6 +9,8 @@ use aya_ebpf::{
     maps::PerCpuArray,
 };
 
+use obs_common::limits::SNAPSHOT_REGISTERS_MAX;
+
 use crate::task::Task;
 
 /// Words kept; a power of two above what any architecture has, so that an index can be masked.
@@ -80,6 +82,18 @@ impl Registers {
         }
         let registers = Self(words.cast::<u64>());
         (registers.is_user_mode() && registers.sp() != 0).then_some(registers)
+    }
+
+    /// Copies all words, in the kernel's order.
+    ///
+    /// # Safety
+    /// `target` is valid for writes.
+    #[inline(always)]
+    pub unsafe fn copy_to(self, target: *mut [u64; SNAPSHOT_REGISTERS_MAX]) {
+        for index in 0..layout::PT_REGS_WORDS {
+            // SAFETY: the caller's promise; no architecture has more words than `target`.
+            unsafe { target.cast::<u64>().add(index).write(self.word(index)) };
+        }
     }
 
     #[inline(always)]

@@ -20,6 +20,7 @@ use crate::{
     loss,
     registers::Registers,
     ring::{self, Wake},
+    snapshot,
     task::Task,
     unwind::{self, Walked},
 };
@@ -65,10 +66,13 @@ pub fn user(task: Task, image: &ImageKey) -> u64 {
     let Some(record) = STACK_SCRATCH.get_ptr_mut(0) else { return LOST_STACK };
     // SAFETY: the record is this CPU's.
     let frames = unsafe { &raw mut (*record).frames };
-    let Walked { frames_count, end, sum } = match Registers::of(task) {
-        Some(registers) => unwind::walk(task, image, registers, frames),
-        None => Walked { frames_count: 0, end: StackEnd::NoRegisters, sum: HASH_SEED },
+    let Some(registers) = Registers::of(task) else {
+        return publish(record, HASH_SEED, 0, StackEnd::NoRegisters);
     };
+    let Walked { frames_count, end, is_unsupplied, sum } = unwind::walk(task, image, registers, frames);
+    if is_unsupplied && let Some(id) = snapshot::send(task, image, registers, end) {
+        return id;
+    }
     publish(record, sum, frames_count, end)
 }
 

@@ -19,8 +19,8 @@ use obs_common::{
     limits::USER_FRAMES_MAX,
     stack::{FRAME_BY_POINTER, FRAME_EXACT, ImageKey, StackEnd},
     unwind_map::{
-        ARENA_BLOCK_WORDS, FILE_NONE, FILES_MAX, FileTable, MAPPING_SEARCH_STEPS, MAPPINGS_MAX, Mapping, PROCESSES_MAX,
-        ProcessMappings,
+        ARENA_BLOCK_WORDS, FILE_NONE, FILES_MAX, FileTable, MAPPING_SEARCH_STEPS, MAPPINGS_MAX, Mapping, PAGES_NEVER,
+        PROCESSES_MAX, ProcessMappings,
     },
     unwind_row::{
         CfaKind, FpKind, PAGE_BITS, PAGE_MASK, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind, SEARCH_STEPS_MAX,
@@ -74,13 +74,14 @@ struct Walk {
     /// The frames so far, folded into a number by `stack::mix`.
     sum: u64,
     mapping: Mapping,
+    /// How `ip` was found: `FRAME_EXACT` if it was being executed, `FRAME_BY_POINTER`, or neither.
+    marks: u64,
     frames_count: u32,
     mappings_first: u32,
     mappings_count: u32,
     end: u32,
-    /// Whether `ip` was being executed (1) or is a return address (0).
-    exact: u32,
     epoch: u32,
+    reserved: u32,
 }
 
 /// What the kernel hands to the callback.
@@ -98,6 +99,8 @@ pub(crate) struct Walked {
     pub(crate) frames_count: u64,
     /// Why it ended.
     pub(crate) end: StackEnd,
+    /// Whether it ended for want of something that user space may yet supply.
+    pub(crate) is_unsupplied: bool,
     /// The frames, folded into a number by `stack::mix`.
     pub(crate) sum: u64,
 }
@@ -106,11 +109,11 @@ pub(crate) struct Walked {
 #[inline(always)]
 pub(crate) fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *mut [u64; USER_FRAMES_MAX]) -> Walked {
     let Some(walk) = UNWIND_WALK.get_ptr_mut(0) else {
-        return Walked { frames_count: 0, end: StackEnd::WalkFailed, sum: HASH_SEED };
+        return Walked { frames_count: 0, end: StackEnd::WalkFailed, is_unsupplied: false, sum: HASH_SEED };
     };
     let mappings = match mappings_of(task, image) {
         Some(mappings) => mappings,
-        None => ProcessMappings { first: 0, count: 0 },
+        None => ProcessMappings { first: 0, count: 0, is_settled: 0, reserved: 0 },
     };
     // SAFETY: the walk is this CPU's.
     unsafe {
@@ -127,14 +130,15 @@ pub(crate) fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *
         (*walk).mappings_first = mappings.first;
         (*walk).mappings_count = mappings.count;
         (*walk).end = StackEnd::TooDeep as u32;
-        (*walk).exact = 1;
+        (*walk).marks = FRAME_EXACT;
         (*walk).epoch = UNWIND_EPOCH.get(0).copied().unwrap_or(0);
     }
     if mappings.count == 0 {
         // At least the innermost frame is known.
         // SAFETY: the first frame lies inside.
         unsafe { (*frames)[0] = registers.ip() | FRAME_EXACT };
-        return Walked { frames_count: 1, end: StackEnd::NoProcessTable, sum: mix(HASH_SEED, registers.ip()) };
+        let sum = mix(HASH_SEED, registers.ip());
+        return Walked { frames_count: 1, end: StackEnd::NoProcessTable, is_unsupplied: true, sum };
     }
     let mut context = Context { walk, registers, frames };
     if HAS_LOOP_HELPER.load() == 0 {
@@ -152,7 +156,10 @@ pub(crate) fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *
         }
     }
     // SAFETY: as above.
-    unsafe { Walked { frames_count: u64::from((*walk).frames_count), end: end_of((*walk).end), sum: (*walk).sum } }
+    let (frames_count, end, sum) = unsafe { (u64::from((*walk).frames_count), (*walk).end, (*walk).sum) };
+    let is_unsupplied =
+        end == StackEnd::TableNotReady as u32 || (end == StackEnd::NoMapping as u32 && mappings.is_settled == 0);
+    Walked { frames_count, end: end_of(end), is_unsupplied, sum }
 }
 
 /// The mappings of an image; of its parent while it has not called `exec` and nobody has told its own.
@@ -186,15 +193,13 @@ fn frame(context: &mut Context) -> i64 {
     if count >= USER_FRAMES_MAX as u32 {
         return 1;
     }
-    let exact = walk.exact != 0;
-    let mark = if exact { FRAME_EXACT } else { 0 };
     let slot = count as usize & (USER_FRAMES_MAX - 1);
     // SAFETY: `slot` is below the length of `frames`.
-    unsafe { (*context.frames).as_mut_ptr().add(slot).write(walk.ip | mark) };
+    unsafe { (*context.frames).as_mut_ptr().add(slot).write(walk.ip | walk.marks) };
     walk.frames_count = count + 1;
     walk.sum = mix(walk.sum, walk.ip);
     // A return address may already belong to the next function.
-    let address = if exact { walk.ip } else { walk.ip.wrapping_sub(1) };
+    let address = if walk.marks & FRAME_EXACT != 0 { walk.ip } else { walk.ip.wrapping_sub(1) };
 
     let is_in_same = walk.mapping.start <= address && address < walk.mapping.end;
     if !is_in_same && !find_mapping(walk, address) {
@@ -202,13 +207,13 @@ fn frame(context: &mut Context) -> i64 {
     }
     let file = walk.mapping.file;
     if file == FILE_NONE {
-        return apply(walk, context.registers, &FRAME_POINTER, context.frames, slot);
+        return apply(walk, context.registers, &FRAME_POINTER);
     }
     let rule = match find_rule(walk, file, address.wrapping_sub(walk.mapping.bias)) {
         Ok(rule) => rule,
         Err(end) => return finish(walk, end),
     };
-    apply(walk, context.registers, &rule, context.frames, slot)
+    apply(walk, context.registers, &rule)
 }
 
 #[inline(always)]
@@ -297,6 +302,9 @@ fn find_rule(walk: &Walk, file: u32, address: u64) -> Result<Rule, StackEnd> {
         ((*table).first_page, (*table).pages_count, (*table).pages_at, (*table).rows_at, (*table).rules_at)
     };
     if pages_count == 0 {
+        return Err(StackEnd::TableNotReady);
+    }
+    if pages_count == PAGES_NEVER {
         return Err(StackEnd::NoFileTable);
     }
     let page = (address >> PAGE_BITS).wrapping_sub(u64::from(first_page));
@@ -359,7 +367,8 @@ fn read(address: u64) -> Option<u64> {
 
 /// Finds the caller's frame by a rule.
 #[inline(always)]
-fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; USER_FRAMES_MAX], slot: usize) -> i64 {
+fn apply(walk: &mut Walk, registers: Registers, rule: &Rule) -> i64 {
+    let is_exact = walk.marks & FRAME_EXACT != 0;
     let kind = rule.cfa_kind;
     let base = if kind == CfaKind::Sp as u8 || kind == CfaKind::Plt as u8 {
         walk.sp
@@ -368,11 +377,6 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; 
     } else if kind == CfaKind::FramePointer as u8 {
         if walk.fp == 0 {
             return finish(walk, StackEnd::FramePointerChain);
-        }
-        // SAFETY: `slot` is below the length of `frames`.
-        unsafe {
-            let frame = (*frames).as_mut_ptr().add(slot);
-            frame.write(frame.read() | FRAME_BY_POINTER);
         }
         walk.fp
     } else if kind == CfaKind::End as u8 {
@@ -398,7 +402,7 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; 
     let pushed = if kind == CfaKind::Plt as u8 && walk.ip & 15 >= u64::from(rule.arg) { 8 } else { 0 };
     let cfa = base.wrapping_add_signed(rule.cfa_offset).wrapping_add(pushed);
     // A frame lies below its caller's; only aarch64's leaves have none of their own.
-    if cfa < walk.sp || (cfa == walk.sp && walk.exact == 0) {
+    if cfa < walk.sp || (cfa == walk.sp && !is_exact) {
         return finish(walk, StackEnd::NotAscending);
     }
 
@@ -424,7 +428,7 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; 
     } else {
         let ra = if ra_kind == RaKind::AtCfa as u8 {
             read(ra_at)
-        } else if ra_kind == RaKind::LinkRegister as u8 && walk.exact != 0 {
+        } else if ra_kind == RaKind::LinkRegister as u8 && is_exact {
             Some(walk.lr)
         } else if ra_kind == RaKind::Register as u8 {
             match register(walk, registers, (rule.ra_offset >> 3) as u8) {
@@ -451,7 +455,7 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; 
     };
     let ra = if rule.ra_kind & RA_SIGNED != 0 { ra & obs_common::unwind_row::AARCH64_ADDRESS } else { ra };
     if ra == 0 {
-        return finish(walk, StackEnd::Complete);
+        return finish(walk, StackEnd::ReturnAddressZero);
     }
     // Not finding rbx costs the one caller that may need it, not the walk.
     let follows_rbx = kind == CfaKind::Sp as u8 || kind == CfaKind::Fp as u8;
@@ -465,14 +469,14 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule, frames: *mut [u64; 
     walk.ip = ra;
     walk.sp = cfa;
     walk.fp = fp;
-    walk.exact = 0;
+    walk.marks = if kind == CfaKind::FramePointer as u8 { FRAME_BY_POINTER } else { 0 };
     0
 }
 
 /// A general register by its DWARF number, in a frame whose registers are known; rbx also in others that say where it is.
 #[inline(always)]
 fn register(walk: &Walk, registers: Registers, number: u8) -> Option<u64> {
-    if walk.exact == 0 {
+    if walk.marks & FRAME_EXACT == 0 {
         (number == RBX && walk.rbx != 0).then_some(walk.rbx)
     } else if walk.saved_registers == 0 {
         registers.general(number)
@@ -493,7 +497,7 @@ fn interrupted(walk: &mut Walk, frame: u64) -> i64 {
             walk.lr = Registers::saved_lr_bytes().and_then(at).unwrap_or(0);
             walk.saved_registers = frame.wrapping_add(Registers::SAVED_BYTES);
             walk.rbx = 0;
-            walk.exact = 1;
+            walk.marks = FRAME_EXACT;
             0
         }
         _ => finish(walk, StackEnd::ReadFailed),
@@ -503,7 +507,7 @@ fn interrupted(walk: &mut Walk, frame: u64) -> i64 {
 /// The end that a number stands for.
 #[inline(always)]
 fn end_of(end: u32) -> StackEnd {
-    const ENDS: [StackEnd; 9] = [
+    const ENDS: [StackEnd; 11] = [
         StackEnd::Complete,
         StackEnd::FramePointerChain,
         StackEnd::TooDeep,
@@ -513,6 +517,8 @@ fn end_of(end: u32) -> StackEnd {
         StackEnd::UnsupportedRule,
         StackEnd::ReadFailed,
         StackEnd::NotAscending,
+        StackEnd::TableNotReady,
+        StackEnd::ReturnAddressZero,
     ];
     for candidate in ENDS {
         if candidate as u32 == end {

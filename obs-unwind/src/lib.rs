@@ -25,5 +25,5 @@ mod unwind;
 pub use builder::Notes;
 pub use elf::{BuildId, ElfImage, ExecutableSegment, Machine, load_bias};
 pub use error::{BuildError, ElfError};
-pub use table::UnwindTable;
+pub use table::{UnwindTable, find};
 pub use unwind::{Found, Frame, Registers, State, Step, Walk, step, unwind};

@@ -56,13 +56,7 @@ impl UnwindTable {
     /// The rule at one of the file's own addresses; `None` outside of the table's pages.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<Rule> {
-        let page = usize::try_from((address >> PAGE_BITS).checked_sub(self.first_page)?).ok()?;
-        let first = *self.pages.get(page)? as usize;
-        let end = *self.pages.get(page.checked_add(1)?)? as usize;
-        let place = address as u32 & PAGE_MASK;
-        let in_page = self.rows.get(first..end)?.partition_point(|row| row_pc(*row) <= place);
-        let row = self.rows.get((first + in_page).checked_sub(1)?)?;
-        self.rules.get(row_rule(*row) as usize).copied()
+        find(self.first_page, &self.pages, &self.rows, &self.rules, address)
     }
 
     /// Each row's address and rule, in order.
@@ -76,6 +70,19 @@ impl UnwindTable {
             })
         })
     }
+}
+
+/// The rule at one of a file's own addresses, in the arrays of an [`UnwindTable`] that may lie anywhere; `None` outside of
+/// the table's pages.
+#[must_use]
+pub fn find(first_page: u64, pages: &[u32], rows: &[u32], rules: &[Rule], address: u64) -> Option<Rule> {
+    let page = usize::try_from((address >> PAGE_BITS).checked_sub(first_page)?).ok()?;
+    let first = *pages.get(page)? as usize;
+    let end = *pages.get(page.checked_add(1)?)? as usize;
+    let place = address as u32 & PAGE_MASK;
+    let in_page = rows.get(first..end)?.partition_point(|row| row_pc(*row) <= place);
+    let row = rows.get((first + in_page).checked_sub(1)?)?;
+    rules.get(row_rule(*row) as usize).copied()
 }
 
 /// Numbers of rules that were used last, found by a cheap hash.

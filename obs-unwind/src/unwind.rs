@@ -140,7 +140,7 @@ pub fn step(
     };
     let ra = if rule.ra_kind & RA_SIGNED != 0 { ra & AARCH64_ADDRESS } else { ra };
     if ra == 0 {
-        return Step::End(StackEnd::Complete);
+        return Step::End(StackEnd::ReturnAddressZero);
     }
 
     let fp_bytes = i64::from(rule.fp_offset) * 8;

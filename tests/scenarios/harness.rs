@@ -46,6 +46,4 @@ pub(crate) enum Need {
     Cgroup,
     /// A CPU that is not emulated: what is compared with a clock, or waits for unwind tables, says nothing on one.
     RealCpu,
-    /// Something that obs cannot do yet: whether it can, and what is missing.
-    Landed(bool, &'static str),
 }

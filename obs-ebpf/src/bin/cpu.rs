@@ -85,10 +85,11 @@ pub fn cpu_fork(context: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Announces the programs that chosen processes execute.
+/// Announces the programs that chosen processes execute: their stacks can be walked from the first sample on.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn cpu_exec(_context: BtfTracePointContext) -> i32 {
     let task = Task::current();
+    filter::follow_exec(task);
     if filter::admits(task) {
         process::announce(task, &task.image());
     }

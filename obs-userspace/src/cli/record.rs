@@ -122,6 +122,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     let settings = Settings {
         filter: Filter {
             pids: args.pids,
+            pids_at_exec: Vec::new(),
             tids: args.tids,
             comms: args.comms,
             cgroups: args.cgroups,

@@ -2,9 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{Collector, CollectorSpec, KernelVersion, Output, Settings, load, stacks::StackReader};
+use super::{Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, load, stacks::StackReader};
 use crate::{
-    config::sampling::SamplingEvent,
+    config::{filter::Filter, sampling::SamplingEvent},
     kernel::{
         attach::KernelTypes,
         features::Feature,
@@ -12,7 +12,7 @@ use crate::{
         read::{ProgramLog, ProgramStats},
         unwind::UnwindMaps,
     },
-    model::{process::ProcessEvent, profile::ValueType, record::Record, summary::SampleCounts},
+    model::{profile::ValueType, record::Record, stack::Stack, summary::SampleCounts},
 };
 
 const SAMPLES: ValueType = ValueType { name: "samples", unit: "count" };
@@ -61,11 +61,13 @@ fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
     let mut object = load(&SPEC, settings)?;
     let stacks = StackReader::take(&mut object)?;
     let log = settings.bpf_log.then(|| ProgramLog::take(&mut object)).transpose()?;
-    // Before the first sample: else a child that is forked in between would be missed. A program that a chosen process
-    // executes is announced at once, so that its stacks can be unwound from the first sample on.
-    if settings.filter.follow_children && !settings.filter.pids.is_empty() {
+    // Before the first sample: else a child that is forked in between would be missed.
+    let Filter { pids, pids_at_exec, follow_children, .. } = &settings.filter;
+    if !pids_at_exec.is_empty() || (*follow_children && !pids.is_empty()) {
         let types = KernelTypes::read()?;
-        object.attach_btf_tracepoint("cpu_fork", "sched_process_fork", &types)?;
+        if *follow_children {
+            object.attach_btf_tracepoint("cpu_fork", "sched_process_fork", &types)?;
+        }
         object.attach_btf_tracepoint("cpu_exec", "sched_process_exec", &types)?;
         object.attach_btf_tracepoint("cpu_exit", "sched_process_exit", &types)?;
     }
@@ -83,12 +85,15 @@ impl Collector for Cpu {
         self.stacks.wake_fd()
     }
 
-    fn poll(&mut self, events: &mut Vec<ProcessEvent>) -> Result<(), KernelError> {
-        self.stacks.poll(events);
+    fn poll(&mut self) -> Result<Polled, KernelError> {
         if let Some(log) = &mut self.log {
             log.pass_on();
         }
-        Ok(())
+        Ok(self.stacks.poll())
+    }
+
+    fn complete(&mut self, snapshot: u64, stack: Option<Stack>) {
+        self.stacks.complete(snapshot, stack);
     }
 
     fn drain(&mut self, records: &mut Vec<Record>) -> Result<(), KernelError> {

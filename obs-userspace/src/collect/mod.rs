@@ -4,7 +4,7 @@
 //! documentation table and the test that loads everything iterate over it.
 
 pub mod cpu;
-mod stacks;
+pub(crate) mod stacks;
 
 use std::os::fd::BorrowedFd;
 
@@ -19,7 +19,13 @@ use crate::{
         read::ProgramStats,
         unwind::UnwindMaps,
     },
-    model::{process::ProcessEvent, profile::ValueType, record::Record, summary::SampleCounts},
+    model::{
+        process::ProcessEvent,
+        profile::ValueType,
+        record::Record,
+        stack::{Stack, StackSnapshot},
+        summary::SampleCounts,
+    },
 };
 
 /// The BPF objects, built together with this binary.
@@ -118,16 +124,29 @@ impl Default for Settings {
     }
 }
 
+/// What a collector says between two drains.
+#[derive(Debug, Default)]
+pub struct Polled {
+    /// Processes that are measured for the first time.
+    pub processes: Vec<ProcessEvent>,
+    /// Stacks that the kernel side could not walk, for whoever can.
+    pub snapshots: Vec<StackSnapshot>,
+}
+
 /// A collector at work. Dropping it removes everything from the kernel.
 pub trait Collector: Send {
     /// Becomes readable when [`Collector::poll`] has something to say at once.
     fn wake_fd(&self) -> BorrowedFd<'_>;
 
-    /// Takes what cannot wait: processes that are measured for the first time. Never blocks.
+    /// Takes what cannot wait. Never blocks.
     ///
     /// # Errors
     /// If the kernel side cannot be read.
-    fn poll(&mut self, events: &mut Vec<ProcessEvent>) -> Result<(), KernelError>;
+    fn poll(&mut self) -> Result<Polled, KernelError>;
+
+    /// Gives the stack that a snapshot ([`Polled::snapshots`]) turned out to be, or `None` if there was none. What was
+    /// counted of it is handed out by the next [`Collector::drain`], and not before.
+    fn complete(&mut self, snapshot: u64, stack: Option<Stack>);
 
     /// Takes everything that was measured since the last call. What is measured meanwhile waits for the next call.
     ///

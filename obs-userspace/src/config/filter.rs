@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub struct Filter {
     /// Processes, by id in the initial namespace.
     pub pids: Vec<u32>,
+    /// Processes that are chosen from the moment that they execute a program, by id in the initial namespace.
+    pub pids_at_exec: Vec<u32>,
     /// Threads, by id in the initial namespace.
     pub tids: Vec<u32>,
     /// Thread or process names, as the kernel keeps them (at most 15 bytes).

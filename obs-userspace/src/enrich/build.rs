@@ -331,12 +331,13 @@ fn user_quality(stack: Option<&Stack>, outermost: Option<&Resolved>) -> Quality 
     let Some(stack) = stack else { return Quality::Absent };
     match stack.end {
         StackEnd::Complete => Quality::Complete,
-        // A chain of frame pointers ends alike where the thread begins and where a function broke it; the name tells.
-        StackEnd::FramePointerChain => {
+        // A chain of frame pointers, or of return addresses, ends alike where the thread begins and where it was broken, and
+        // start code is often assembly that nobody described; the name tells.
+        end @ (StackEnd::FramePointerChain | StackEnd::ReturnAddressZero | StackEnd::NoRow) => {
             let function = outermost.and_then(|resolved| resolved.names.as_ref().ok()?.last());
             match function {
                 Some(frame) if is_first_function(&frame.function) => Quality::Complete,
-                _ => Quality::Cut(StackEnd::FramePointerChain),
+                _ => Quality::Cut(end),
             }
         }
         end => Quality::Cut(end),

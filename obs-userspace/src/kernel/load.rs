@@ -14,7 +14,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_func_id;
 use obs_common::{
-    filter::{BY_CGROUP, BY_COMM, BY_TGID, BY_TID, NOT_SELF},
+    filter::{BY_CGROUP, BY_COMM, BY_TGID, BY_TID, CHOSEN, CHOSEN_AT_EXEC, NOT_SELF},
     limits::{CGROUP_DEPTH_MAX, COMM_BYTES, FILTER_ENTRIES_MAX},
     unwind_map::ARENA_BLOCK_WORDS,
 };
@@ -210,9 +210,9 @@ fn read_offsets() -> Result<[u32; OFFSETS.len()], KernelError> {
 }
 
 fn filter_flags(filter: &Filter) -> u32 {
-    let Filter { pids, tids, comms, cgroups, follow_children: _, exclude_self } = filter;
+    let Filter { pids, pids_at_exec, tids, comms, cgroups, follow_children: _, exclude_self } = filter;
     [
-        (!pids.is_empty(), BY_TGID),
+        (!pids.is_empty() || !pids_at_exec.is_empty(), BY_TGID),
         (!tids.is_empty(), BY_TID),
         (!comms.is_empty(), BY_COMM),
         (!cgroups.is_empty(), BY_CGROUP),
@@ -224,17 +224,19 @@ fn filter_flags(filter: &Filter) -> u32 {
 }
 
 fn fill_filter(object: &mut Object, filter: &Filter) -> Result<(), KernelError> {
-    fill(object, "FILTER_TGIDS", "processes", filter.pids.iter().copied())?;
-    fill(object, "FILTER_TIDS", "threads", filter.tids.iter().copied())?;
-    fill(object, "FILTER_COMMS", "names", filter.comms.iter().map(|name| comm(name)))?;
+    fill(object, "FILTER_TGIDS", "processes", CHOSEN, filter.pids.iter().copied())?;
+    fill(object, "FILTER_TGIDS", "processes", CHOSEN_AT_EXEC, filter.pids_at_exec.iter().copied())?;
+    fill(object, "FILTER_TIDS", "threads", CHOSEN, filter.tids.iter().copied())?;
+    fill(object, "FILTER_COMMS", "names", CHOSEN, filter.comms.iter().map(|name| comm(name)))?;
     let ids = filter.cgroups.iter().map(|path| cgroup_id(path)).collect::<Result<Vec<_>, _>>()?;
-    fill(object, "FILTER_CGROUPS", "cgroups", ids.into_iter())
+    fill(object, "FILTER_CGROUPS", "cgroups", CHOSEN, ids.into_iter())
 }
 
 fn fill<K: aya::Pod>(
     object: &mut Object,
     map: &'static str,
     kind: &'static str,
+    choice: u8,
     keys: impl ExactSizeIterator<Item = K>,
 ) -> Result<(), KernelError> {
     if keys.len() == 0 {
@@ -245,7 +247,7 @@ fn fill<K: aya::Pod>(
     }
     let mut entries: HashMap<_, K, u8> = object.map_mut(map)?;
     for key in keys {
-        entries.insert(key, 1, 0).map_err(|error| KernelError::Map { map, why: error.to_string() })?;
+        entries.insert(key, choice, 0).map_err(|error| KernelError::Map { map, why: error.to_string() })?;
     }
     Ok(())
 }

@@ -3,7 +3,10 @@
 //! **Invariant:** what the kernel side can still reach is never overwritten. A place is written, then published by one
 //! update of a small map; it is taken back there, and reused only when every program that was running has ended.
 
-use std::{collections::HashMap, os::fd::AsFd as _};
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::AsFd as _,
+};
 
 use aya::{
     Pod,
@@ -11,7 +14,9 @@ use aya::{
 };
 use obs_common::{
     stack::ImageKey,
-    unwind_map::{FILES_MAX, FileTable, MAPPINGS_PER_PROCESS_MAX, Mapping, PROCESSES_MAX, ProcessMappings},
+    unwind_map::{
+        FILE_NONE, FILES_MAX, FileTable, MAPPINGS_PER_PROCESS_MAX, Mapping, PAGES_NEVER, PROCESSES_MAX, ProcessMappings,
+    },
     unwind_row::{RULE_BYTES, Rule},
 };
 
@@ -47,6 +52,28 @@ impl TableArrays<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// What the kernel side finds for an address of a process image.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
+    /// Nothing was told of the image.
+    NoProcess,
+    /// It lies in no mapping that was told.
+    NoMapping,
+    /// It lies in memory that no file stands behind.
+    NoFile,
+    /// It lies in this file, whose table is not loaded.
+    NotLoaded(u32),
+    /// It lies in a file that gets no table.
+    Never,
+    /// It lies in a file with a table.
+    Table {
+        /// The table.
+        table: TableArrays<'a>,
+        /// The file's own address.
+        address: u64,
+    },
+}
+
 /// How a file's table was used lately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileUse {
@@ -58,6 +85,14 @@ pub struct FileUse {
     pub is_loaded: bool,
 }
 
+/// Where a file's table lies.
+#[derive(Clone, Copy, Debug)]
+struct Loaded {
+    entry: FileTable,
+    /// How many words of the arena it has, from `entry.rules_at` on.
+    words: u32,
+}
+
 /// The unwinder's maps.
 pub struct UnwindMaps {
     arena: MappedArray<u32>,
@@ -65,12 +100,14 @@ pub struct UnwindMaps {
     mappings: MappedArray<Mapping>,
     mappings_space: Space,
     files: Array<MapData, Shared<FileTable>>,
-    /// Where each file's table lies: beginning and length in words.
-    loaded: HashMap<u32, (u32, u32)>,
+    loaded: HashMap<u32, Loaded>,
+    /// Files that get no table.
+    never: HashSet<u32>,
     processes: KernelHashMap<MapData, Shared<ImageKey>, Shared<ProcessMappings>>,
     images: HashMap<ImageKey, ProcessMappings>,
     epoch_map: Array<MapData, u32>,
     epoch: u32,
+    snapshots_left: Array<MapData, u64>,
     /// Runs of the arena and of the mappings that programs in flight may still read.
     retired_arena: Vec<(u32, u32)>,
     retired_mappings: Vec<ProcessMappings>,
@@ -91,10 +128,12 @@ impl UnwindMaps {
             mappings,
             files: object.take_map("UNWIND_FILES")?,
             loaded: HashMap::new(),
+            never: HashSet::new(),
             processes: object.take_map("UNWIND_PROCESSES")?,
             images: HashMap::new(),
             epoch_map: object.take_map("UNWIND_EPOCH")?,
             epoch: 0,
+            snapshots_left: object.take_map("SNAPSHOTS_LEFT")?,
             retired_arena: Vec::new(),
             retired_mappings: Vec::new(),
         })
@@ -111,8 +150,9 @@ impl UnwindMaps {
         let rules_at = start;
         let pages_at = rules_at + table.rules.len() as u32 * RULE_WORDS;
         let rows_at = pages_at + table.pages.len() as u32;
-        let rules: Vec<u32> = table.rules.iter().flat_map(rule_words).collect();
-        self.arena.write(rules_at, &rules);
+        for (rule, at) in table.rules.iter().zip((rules_at..).step_by(RULE_WORDS as usize)) {
+            self.arena.write(at, &rule_words(rule));
+        }
         self.arena.write(pages_at, table.pages);
         self.arena.write(rows_at, table.rows);
         let entry = FileTable {
@@ -124,8 +164,58 @@ impl UnwindMaps {
             used_epoch: self.epoch,
         };
         self.set_file(file, entry)?;
-        self.loaded.insert(file, (start, length));
+        self.loaded.insert(file, Loaded { entry, words: length });
         Ok(Ok(()))
+    }
+
+    /// Says that a file gets no table.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn set_never(&mut self, file: u32) -> Result<(), KernelError> {
+        self.clear_table(file)?;
+        self.never.insert(file);
+        self.set_file(file, FileTable { pages_count: PAGES_NEVER, ..FileTable::default() })
+    }
+
+    /// Whether a file's table is loaded, or will never be.
+    #[must_use]
+    pub fn is_decided(&self, file: u32) -> bool {
+        self.loaded.contains_key(&file) || self.never.contains(&file)
+    }
+
+    /// Looks an address up just as the kernel side does.
+    #[must_use]
+    pub fn find(&self, image: &ImageKey, address: u64) -> Found<'_> {
+        let Some(place) = self.images.get(image) else { return Found::NoProcess };
+        let mappings = self.mappings.read(place.first, place.count);
+        let behind = mappings.partition_point(|mapping| mapping.start <= address);
+        let mapping = mappings[..behind].last().filter(|mapping| address < mapping.end);
+        let Some(Mapping { file, bias, .. }) = mapping else { return Found::NoMapping };
+        if *file == FILE_NONE {
+            return Found::NoFile;
+        }
+        if self.never.contains(file) {
+            return Found::Never;
+        }
+        let Some(Loaded { entry, words }) = self.loaded.get(file) else { return Found::NotLoaded(*file) };
+        let FileTable { first_page, pages_count, pages_at, rows_at, rules_at, used_epoch: _ } = *entry;
+        let table = TableArrays {
+            first_page,
+            pages: self.arena.read(pages_at, pages_count + 1),
+            rows: self.arena.read(rows_at, rules_at + words - rows_at),
+            rules: rules_of(self.arena.read(rules_at, pages_at - rules_at)),
+        };
+        Found::Table { table, address: address.wrapping_sub(*bias) }
+    }
+
+    /// Lets the kernel side send so many more snapshots of stacks.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn allow_snapshots(&mut self, count: u64) -> Result<(), KernelError> {
+        let set = self.snapshots_left.set(0, count, 0);
+        set.map_err(|error| KernelError::Map { map: "SNAPSHOTS_LEFT", why: error.to_string() })
     }
 
     /// Takes a file's table away, if it has one.
@@ -133,9 +223,9 @@ impl UnwindMaps {
     /// # Errors
     /// If the map cannot be written.
     pub fn clear_table(&mut self, file: u32) -> Result<(), KernelError> {
-        if let Some(place) = self.loaded.remove(&file) {
+        if let Some(Loaded { entry, words }) = self.loaded.remove(&file) {
             self.set_file(file, FileTable { used_epoch: self.epoch, ..FileTable::default() })?;
-            self.retired_arena.push(place);
+            self.retired_arena.push((entry.rules_at, words));
         }
         Ok(())
     }
@@ -152,11 +242,27 @@ impl UnwindMaps {
         let count = mappings.len() as u32;
         let Some(first) = self.take_mappings(count) else { return Ok(Err(Full)) };
         self.mappings.write(first, mappings);
-        let place = ProcessMappings { first, count };
-        let inserted = self.processes.insert(Shared(image), Shared(place), 0);
-        inserted.map_err(|error| KernelError::Map { map: "UNWIND_PROCESSES", why: error.to_string() })?;
+        let place = ProcessMappings { first, count, ..ProcessMappings::default() };
+        self.set_place(image, place)?;
         self.retired_mappings.extend(self.images.insert(image, place));
         Ok(Ok(()))
+    }
+
+    /// Says that the mappings of a process image are all that there is, until they are told anew: an address in none of
+    /// them is not worth a snapshot.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn settle_process(&mut self, image: ImageKey) -> Result<(), KernelError> {
+        let Some(place) = self.images.get_mut(&image) else { return Ok(()) };
+        place.is_settled = 1;
+        let place = *place;
+        self.set_place(image, place)
+    }
+
+    fn set_place(&mut self, image: ImageKey, place: ProcessMappings) -> Result<(), KernelError> {
+        let inserted = self.processes.insert(Shared(image), Shared(place), 0);
+        inserted.map_err(|error| KernelError::Map { map: "UNWIND_PROCESSES", why: error.to_string() })
     }
 
     /// Forgets a process image.
@@ -178,7 +284,7 @@ impl UnwindMaps {
             let entry = self.files.get(&file, 0);
             let Shared(entry) =
                 entry.map_err(|error| KernelError::Map { map: "UNWIND_FILES", why: error.to_string() })?;
-            uses.push(FileUse { file, epoch: entry.used_epoch, is_loaded: entry.pages_count > 0 });
+            uses.push(FileUse { file, epoch: entry.used_epoch, is_loaded: self.loaded.contains_key(&file) });
         }
         Ok(uses)
     }
@@ -242,6 +348,14 @@ fn rule_words(rule: &Rule) -> [u32; RULE_WORDS as usize] {
     [cfa_offset.cast_unsigned(), offsets, u32::from_le_bytes([cfa_kind, fp_kind, ra_kind, arg])]
 }
 
+/// The rules that the kernel side reads as these words.
+fn rules_of(words: &[u32]) -> &[Rule] {
+    const { assert!(size_of::<Rule>() == RULE_WORDS as usize * 4 && align_of::<Rule>() == align_of::<u32>()) }
+    // SAFETY: a rule is `repr(C)`, integers only, as large and as aligned as so many words, and `rule_words` laid its fields
+    // out in the same order (on the little-endian machines that obs runs on).
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() / RULE_WORDS as usize) }
+}
+
 /// An array map whose elements this process writes through its own address space.
 struct MappedArray<T> {
     elements: *mut T,
@@ -284,6 +398,16 @@ impl<T: Copy> MappedArray<T> {
     }
 }
 
+impl<T> MappedArray<T> {
+    /// Elements that were written before.
+    fn read(&self, first: u32, count: u32) -> &[T] {
+        let end = first as usize + count as usize;
+        assert!(end <= self.length as usize, "the place was handed out by the array's own space");
+        // SAFETY: the range was just checked; programs only read it, and writing needs `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.elements.add(first as usize), count as usize) }
+    }
+}
+
 impl<T> Drop for MappedArray<T> {
     fn drop(&mut self) {
         // SAFETY: this value made the mapping, and nobody else has its address.
@@ -307,5 +431,6 @@ mod tests {
     fn a_rule_becomes_the_words_that_the_kernel_side_takes_apart() {
         let rule = Rule { cfa_offset: -8, fp_offset: -2, ra_offset: -1, cfa_kind: 1, fp_kind: 2, ra_kind: 3, arg: 255 };
         assert_eq!(rule_words(&rule), [0xffff_fff8, 0xffff_fffe, 0xff03_0201]);
+        assert_eq!(rules_of(&rule_words(&rule)), [rule]);
     }
 }

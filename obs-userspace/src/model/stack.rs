@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::process::ProcessKey;
+
 /// The frames of one stack, as captured.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Stack {
@@ -30,6 +32,46 @@ impl StackFrame {
     }
 }
 
+/// A thread's registers and a piece of its stack, to be walked in user space because the kernel side lacked something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackSnapshot {
+    /// The collector's number for this stack.
+    pub id: u64,
+    /// The process image.
+    pub process: ProcessKey,
+    /// The user registers.
+    pub registers: UserRegisters,
+    /// Where `memory` begins: at the stack pointer or a little below.
+    pub memory_start: u64,
+    /// The stack's memory; empty if there was none at the stack pointer.
+    pub memory: Box<[u8]>,
+}
+
+/// The user registers of a thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserRegisters {
+    /// The instruction pointer.
+    pub ip: u64,
+    /// The stack pointer.
+    pub sp: u64,
+    /// The frame pointer.
+    pub fp: u64,
+    /// The link register; 0 where there is none.
+    pub lr: u64,
+    /// The general registers by their DWARF numbers; 0 behind the last.
+    pub general: [u64; 31],
+}
+
+impl StackSnapshot {
+    /// The word at an address, if the snapshot has it.
+    #[must_use]
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let offset = usize::try_from(address.checked_sub(self.memory_start)?).ok()?;
+        let bytes = self.memory.get(offset..)?.first_chunk()?;
+        Some(u64::from_ne_bytes(*bytes))
+    }
+}
+
 /// Why the walk of a stack ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,14 +86,20 @@ pub enum StackEnd {
     NoProcessTable,
     /// An address lay in no known executable mapping of the process.
     NoMapping,
-    /// The mapped file had no unwind table loaded.
+    /// The mapped file has no unwind table, and will not get one.
     NoFileTable,
+    /// The mapped file's unwind table was not loaded yet.
+    TableNotReady,
     /// The file's unwind table says nothing of the address.
     NoRow,
     /// The table has a rule that the kernel side cannot evaluate.
     UnsupportedRule,
     /// Stack memory could not be read.
     ReadFailed,
+    /// A frame lies outside of the piece of the stack that was copied to user space: the stack is large, or there are two.
+    NotInSnapshot,
+    /// The return address was 0, as at some threads' beginnings and in memory that is no frame.
+    ReturnAddressZero,
     /// The next frame did not lie above this one.
     NotAscending,
     /// The thread's user registers could not be had.
@@ -73,9 +121,12 @@ impl StackEnd {
             Self::NoProcessTable => "no unwind table yet",
             Self::NoMapping => "address in no mapping",
             Self::NoFileTable => "file without unwind table",
+            Self::TableNotReady => "unwind table not ready",
             Self::NoRow => "no unwind information at address",
             Self::UnsupportedRule => "unsupported unwind rule",
             Self::ReadFailed => "stack memory unreadable",
+            Self::NotInSnapshot => "stack memory not in its snapshot",
+            Self::ReturnAddressZero => "return address is zero",
             Self::NotAscending => "stack not ascending",
             Self::NoRegisters => "no user registers",
             Self::WalkFailed => "walk failed",

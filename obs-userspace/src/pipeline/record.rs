@@ -23,7 +23,7 @@ use super::{
     unwind::Supply,
 };
 use crate::{
-    collect::{Collector, CollectorSpec, Settings},
+    collect::{Collector, CollectorSpec, Polled, Settings},
     enrich::{
         build::{BuildOptions, BuiltProfile, FrameDetail, ProfileBuilder, ValueSource},
         process::{Ledger, Procfs},
@@ -48,6 +48,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Shortest time between two looks for the sake of new mappings: bounds what a storm of short programs costs.
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Longest time that the end of a recording waits for unwind tables that its last stacks need.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
 
 /// How often counts are taken out of the kernel: often enough that its maps do not fill, seldom enough to cost little.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
@@ -121,7 +124,7 @@ pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result
         Some(Held::start(&command).with_context(|| format!("cannot start {}", command[0].display()))?)
     };
     if let Some(held) = &held {
-        settings.filter.pids.push(held.pid());
+        settings.filter.pids_at_exec.push(held.pid());
         targets = Targets::open(&[held.pid()])?;
     }
     let mut session = Session::start(spec, &settings)?;
@@ -134,8 +137,8 @@ pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result
     session.measure(started, deadline, &signals, &mut targets, show)?;
     session.collector.stop();
     let elapsed = started.elapsed();
-    session.look()?;
     session.drain()?;
+    session.settle()?;
 
     show(&Phase::Symbolizing);
     let (profile, mut summary) = session.finish(nanoseconds(started_unix), nanoseconds(elapsed))?;
@@ -188,7 +191,7 @@ impl Session {
             let _ = rustix::io::write(&waker, &1_u64.to_ne_bytes());
         };
         let maps = collector.take_unwind_maps()?;
-        let supply = maps.map(|maps| Supply::start(maps, wake)).transpose().context("cannot start a thread")?;
+        let supply = maps.map(|maps| Supply::start(maps, wake)).transpose()?;
 
         let values = collector.value_types();
         let weighted = values
@@ -274,9 +277,8 @@ impl Session {
             });
             self.side_band_lost += read.lost;
         }
-        let mut events = Vec::new();
-        collector.poll(&mut events)?;
-        for event in events {
+        let Polled { processes, snapshots } = collector.poll()?;
+        for event in processes {
             if let ProcessEvent::Seen { key, .. } = event {
                 measured.insert(key);
             }
@@ -287,8 +289,29 @@ impl Session {
             let _ = rustix::io::read(&self.table_built, &mut [0; 8]);
             supply.tell(ledger, measured)?;
             supply.load_built()?;
+            supply.walk(snapshots, |id, stack| collector.complete(id, stack))?;
         }
         Ok(())
+    }
+
+    /// Waits, after the end, for the unwind tables of the stacks that still lack them; then takes what there is.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        self.look()?;
+        let since = Instant::now();
+        while self.supply.as_ref().is_some_and(Supply::has_unfinished) && since.elapsed() < SETTLE_MAX {
+            let mut fds = [PollFd::new(&self.table_built, PollFlags::IN)];
+            let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK_PAUSE.subsec_nanos().into() };
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context("cannot wait for unwind tables"),
+            }
+            self.look()?;
+        }
+        let Self { collector, supply, .. } = self;
+        if let Some(supply) = supply {
+            supply.finish(|id, stack| collector.complete(id, stack));
+        }
+        self.drain()
     }
 
     /// Takes the counts out of the kernel.
@@ -303,9 +326,9 @@ impl Session {
             }
         }
         if let Some(supply) = &mut self.supply {
-            for ended in self.measured.extract_if(|key| self.ledger.has_ended(*key)) {
-                supply.forget(ended);
-            }
+            let is_over = |key: &ProcessKey| self.ledger.has_ended(*key) && !supply.walks(*key);
+            let ended: Vec<ProcessKey> = self.measured.extract_if(is_over).collect();
+            ended.into_iter().for_each(|key| supply.forget(key));
             supply.begin_epoch()?;
         }
         self.drained = Instant::now();

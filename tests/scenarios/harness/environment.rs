@@ -74,8 +74,6 @@ impl Context {
             Need::RealCpu => {
                 is_emulated().then(|| "the CPU is emulated: its clock ticks faster than it works".to_owned())
             }
-            Need::Landed(true, _) => None,
-            Need::Landed(false, what) => Some(what.to_owned()),
         })
     }
 
@@ -115,11 +113,6 @@ impl Context {
     /// How long something that must end may take.
     pub(crate) fn limit(&self) -> Duration {
         COMMAND_LIMIT.mul_f64(self.slow_factor)
-    }
-
-    /// Whether the CPU is emulated, so that unwind tables may come after the last sample that needed them.
-    pub(crate) fn is_emulated(&self) -> bool {
-        is_emulated()
     }
 
     /// Runs a command to its end, and fails if it does not end.

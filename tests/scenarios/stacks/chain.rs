@@ -13,13 +13,13 @@ const TRUE_SHARE_MIN: f64 = 0.999;
 /// and the end of its runtime.
 pub(super) const OUTSIDE_SHARE_MAX: f64 = 0.02;
 
-/// Why stacks of a process that has just started may be cut: its tables are on their way. Said so, that is honest; it is
-/// allowed for a few.
-pub(super) const EARLY: &[&str] = &["no unwind table yet", "file without unwind table"];
+/// Why stacks of a process that has just started may be cut: its tables are on their way, and of a large or a second stack
+/// only a piece was kept until they came. Said so, that is honest; it is allowed for a few.
+pub(super) const EARLY: &[&str] =
+    &["no unwind table yet", "unwind table not ready", "stack memory not in its snapshot"];
 
-/// The share of samples that may be cut so: obs promises the tables within a second, and this is a tenth of that in
-/// programs that run for a second and a half.
-pub(super) const EARLY_SHARE_MAX: f64 = 0.06;
+/// The share of samples that may be cut so, in programs that run for a second and a half.
+pub(super) const EARLY_SHARE_MAX: f64 = 0.02;
 
 /// How many wrong stacks are shown.
 const SHOWN_MAX: usize = 10;

@@ -211,6 +211,15 @@ impl Ledger {
         Some(&self.images.get(self.by_key.get(&key)?)?.mappings)
     }
 
+    /// Opens the files that a living process image has mapped since it was first measured, so that they can be read when it
+    /// is gone.
+    pub fn hold_mapped_files(&self, key: ProcessKey) {
+        let Some(id) = self.by_key.get(&key) else { return };
+        if self.images.get(id).is_some_and(|image| image.ended_ns.is_none()) {
+            self.hold_files(*id);
+        }
+    }
+
     /// Whether a process image that was measured is known to have ended.
     #[must_use]
     pub fn has_ended(&self, key: ProcessKey) -> bool {

@@ -1,24 +1,29 @@
 //! Keeps the kernel's unwinder supplied: tells it the mappings of processes that are measured, and loads the tables of
 //! the files that they map, as many as fit.
 //!
-//! A process is told at once, with files whose tables are not there yet; the kernel side counts what it had to cut
-//! meanwhile. Tables are shared by all processes that map the same file.
+//! A process is told at once. A file's table is built when the first stack leads through it: such a stack arrives as a
+//! snapshot, which is walked here as soon as its tables are there. Tables are shared by all processes that map the same
+//! file.
 
+mod snapshots;
 mod worker;
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
     sync::Arc,
 };
 
+use anyhow::Context as _;
 use obs_common::{
     stack::ImageKey,
     unwind_map::{FILE_NONE, FILES_MAX, Mapping as WireMapping},
 };
 use obs_unwind::{BuildId, ElfImage, ExecutableSegment};
 
-use self::worker::{Built, Origin, Worker, with_bytes};
+use self::{
+    snapshots::{Snapshots, Wait},
+    worker::{Built, Origin, Worker, with_bytes},
+};
 use crate::{
     enrich::{
         process::{Code, Ledger, MappingTable},
@@ -28,7 +33,10 @@ use crate::{
         load::KernelError,
         unwind::{Full, TableArrays, UnwindMaps},
     },
-    model::process::ProcessKey,
+    model::{
+        process::ProcessKey,
+        stack::{Stack, StackSnapshot},
+    },
 };
 
 /// Epochs for which a table that nobody uses is kept when room is needed.
@@ -74,6 +82,7 @@ pub(super) struct Supply {
     /// The same file may lie at many paths: containers of one image, each with its own copy.
     by_build_id: HashMap<BuildId, u32>,
     told: HashMap<ProcessKey, Arc<MappingTable>>,
+    snapshots: Snapshots,
     counts: SupplyCounts,
 }
 
@@ -85,14 +94,18 @@ enum FileIdentity {
 
 impl Supply {
     /// Begins supplying an unwinder. `wake` is called from another thread when [`Supply::load_built`] has work.
-    pub(super) fn start(maps: UnwindMaps, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(mut maps: UnwindMaps, wake: impl Fn() + Send + 'static) -> anyhow::Result<Self> {
+        let mut snapshots = Snapshots::new();
+        maps.begin_epoch()?;
+        maps.allow_snapshots(snapshots.allowance())?;
         Ok(Self {
             maps,
-            worker: Worker::start(wake)?,
+            worker: Worker::start(wake).context("cannot start a thread")?,
             files: Vec::new(),
             by_origin: HashMap::new(),
             by_build_id: HashMap::new(),
             told: HashMap::new(),
+            snapshots,
             counts: SupplyCounts::default(),
         })
     }
@@ -105,10 +118,12 @@ impl Supply {
                 continue;
             }
             let mappings = Arc::clone(mappings);
+            ledger.hold_mapped_files(*key);
             let wire: Vec<WireMapping> = mappings.iter().filter_map(|mapping| self.wire(mapping)).collect();
             match self.maps.set_process(image_key(*key), &wire)? {
                 Ok(()) => {
                     self.told.insert(*key, mappings);
+                    self.snapshots.process_was_told(*key);
                 }
                 Err(Full) => self.counts.processes_refused += 1,
             }
@@ -135,6 +150,9 @@ impl Supply {
                     TableState::Impossible
                 }
             };
+            if state == TableState::Impossible {
+                self.maps.set_never(file)?;
+            }
             if let Some(known) = self.files.get_mut(file as usize) {
                 known.state = state;
             }
@@ -142,15 +160,55 @@ impl Supply {
         Ok(())
     }
 
-    /// Once in a while: asks again for tables that the kernel side missed.
+    /// Walks these snapshots and the earlier ones that lacked something, and hands on every stack that is final.
+    pub(super) fn walk(
+        &mut self,
+        snapshots: Vec<StackSnapshot>,
+        mut done: impl FnMut(u64, Option<Stack>),
+    ) -> Result<(), KernelError> {
+        let walked = self.snapshots.walk(&self.maps, snapshots, &mut done);
+        for file in walked.files_wanted {
+            self.ask(file);
+        }
+        if walked.are_short {
+            self.ask_missed()?;
+        }
+        for key in walked.processes_settled {
+            self.maps.settle_process(image_key(key))?;
+        }
+        self.maps.allow_snapshots(self.snapshots.allowance())
+    }
+
+    /// Whether some snapshots wait for a table that is being built.
+    pub(super) fn has_unfinished(&self) -> bool {
+        let is_coming = |file: u32| self.files.get(file as usize).is_some_and(|known| known.state == TableState::Asked);
+        self.snapshots.waits().any(|wait| matches!(wait, Wait::Table(file) if is_coming(file)))
+    }
+
+    /// Walks what is left as far as it goes.
+    pub(super) fn finish(&mut self, mut done: impl FnMut(u64, Option<Stack>)) {
+        self.snapshots.finish(&self.maps, &mut done);
+    }
+
+    /// Whether there are snapshots of this process image.
+    pub(super) fn walks(&self, key: ProcessKey) -> bool {
+        self.snapshots.has(key)
+    }
+
+    /// Once in a while: asks for tables that the kernel side missed without sending a snapshot.
     pub(super) fn begin_epoch(&mut self) -> Result<(), KernelError> {
+        self.ask_missed()?;
+        self.maps.begin_epoch()
+    }
+
+    fn ask_missed(&mut self) -> Result<(), KernelError> {
         let epoch = self.maps.epoch();
         for used in self.maps.uses(self.files.len() as u32)? {
             if !used.is_loaded && used.epoch == epoch {
                 self.ask(used.file);
             }
         }
-        self.maps.begin_epoch()
+        Ok(())
     }
 
     /// What a reader of the recording should know of the supply, one sentence each.
@@ -212,10 +270,7 @@ impl Supply {
         let Some(file) = file else { return Some(by_pointer) };
         let known = self.files.get(file as usize)?;
         match obs_unwind::load_bias(&known.segments, start, mapping.file_offset) {
-            Some(bias) => {
-                self.ask(file);
-                Some(WireMapping { start, end, bias, file, reserved: 0 })
-            }
+            Some(bias) => Some(WireMapping { start, end, bias, file, reserved: 0 }),
             None => Some(by_pointer),
         }
     }
