@@ -22,3 +22,4 @@ mod snapshot;
 pub mod stack;
 pub mod task;
 pub mod unwind;
+mod verifier;

@@ -56,9 +56,6 @@ pub(crate) fn send(task: Task, image: &ImageKey, registers: Registers, end: Stac
         (*record).stack_bytes = stack_bytes;
         stack_bytes
     };
-    if stack_bytes > SNAPSHOT_STACK_BYTES_MAX as u64 {
-        return None;
-    }
     // If there is no room, the stack goes as it is, cut.
     ring::send(record, SNAPSHOT_HEADER_BYTES as u64 + stack_bytes, Wake::Now).then_some(id)
 }

@@ -90,9 +90,6 @@ pub(crate) fn mix(sum: u64, frame: u64) -> u64 {
 /// Gives the record its id and sends it unless that was done.
 #[inline(always)]
 fn publish(record: *mut StackRecord<USER_FRAMES_MAX>, sum: u64, frames_count: u64, end: StackEnd) -> u64 {
-    if frames_count > USER_FRAMES_MAX as u64 {
-        return LOST_STACK;
-    }
     let sum = mix(sum, (end as u64) << 32 | frames_count);
     let id = if sum <= LOST_STACK { sum + LOST_STACK + 1 } else { sum };
     if STACKS_SENT.get_ptr(id).is_some() {

@@ -32,6 +32,7 @@ use crate::{
     registers::Registers,
     stack::{HASH_SEED, mix},
     task::Task,
+    verifier::forget_u32,
 };
 
 /// One block; user space sets how many there are when it loads the object.
@@ -226,10 +227,12 @@ fn finish(walk: &mut Walk, end: StackEnd) -> i64 {
 #[inline(always)]
 fn find_mapping(walk: &mut Walk, address: u64) -> bool {
     let first = walk.mappings_first;
+    // The verifier would otherwise follow each of the 2^13 ways through a binary search, since on each the bounds have other
+    // ranges; so both branches of a step look the same to it, and it follows one.
     let mut low = 0;
     let mut high = walk.mappings_count;
     for _ in 0..MAPPING_SEARCH_STEPS {
-        (low, high) = (forget_range(low), forget_range(high));
+        (low, high) = (forget_u32(low), forget_u32(high));
         if low >= high {
             break;
         }
@@ -249,25 +252,6 @@ fn find_mapping(walk: &mut Walk, address: u64) -> bool {
     // SAFETY: as above.
     walk.mapping = unsafe { *mapping };
     address < walk.mapping.end
-}
-
-/// The same number, of which neither the compiler nor the verifier remembers anything.
-///
-/// In a binary search the verifier would otherwise follow each of the 2^13 ways through it, since on each the bounds
-/// have other ranges; so both branches of a step look the same to it, and it follows one.
-#[inline(always)]
-fn forget_range(number: u32) -> u32 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut wide = u64::from(number);
-        // SAFETY: the instructions keep the low half of a register and touch nothing else.
-        unsafe {
-            core::arch::asm!("{wide} <<= 32", "{wide} >>= 32", wide = inout(reg) wide, options(pure, nomem, nostack));
-        }
-        wide as u32
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    number
 }
 
 /// A word of the arena.
@@ -321,7 +305,7 @@ fn find_in_page(pages_at: u32, rows_at: u32, rules_at: u32, pc: u32) -> Option<R
     let mut low = word(pages_at)?;
     let mut high = word(pages_at.wrapping_add(1))?;
     for _ in 0..SEARCH_STEPS_MAX {
-        (low, high) = (forget_range(low), forget_range(high));
+        (low, high) = (forget_u32(low), forget_u32(high));
         if low >= high {
             break;
         }
