@@ -159,7 +159,7 @@ impl Btf {
     ///
     /// [`BtfError::Read`], [`BtfError::TooLarge`], and those of [`Btf::parse`].
     pub fn open(path: &Path) -> Result<Self, BtfError> {
-        let failed = |source| BtfError::Read { path: path.to_owned(), source };
+        let failed = |why| BtfError::Read { path: path.to_owned(), why };
         let file = File::open(path).map_err(failed)?;
         let expected = file.metadata().map_err(failed)?.len().min(FILE_BYTES_MAX);
         // One byte more than expected lets the reader see the end of the file without growing the buffer.

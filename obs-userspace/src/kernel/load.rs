@@ -12,7 +12,7 @@ use aya::{
     programs::{ProgramError, ProgramType},
     sys::is_helper_supported,
 };
-use aya_obj::generated::bpf_func_id;
+use aya_obj::{VerifierLog, generated::bpf_func_id};
 use obs_common::{
     filter::{BY_CGROUP, BY_COMM, BY_TGID, BY_TID, CHOSEN, CHOSEN_AT_EXEC, NOT_SELF},
     limits::{CGROUP_DEPTH_MAX, COMM_BYTES, FILTER_ENTRIES_MAX},
@@ -42,31 +42,28 @@ pub enum KernelError {
         what: String,
     },
     /// The kernel's type information cannot be used.
-    #[error(
-        "cannot learn the layout of this kernel's structures from {}: {source}; obs needs a kernel built with \
-         CONFIG_DEBUG_INFO_BTF, or a BTF file for it named in {}", path.display(), btf::PATH_VARIABLE
-    )]
+    #[error("cannot learn the layout of this kernel's structures from {}: {why}", path.display())]
     Btf {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        source: BtfError,
+        /// What is wrong with them.
+        why: BtfError,
     },
     /// The object was refused.
-    #[error("the kernel refused {what}: {source}")]
+    #[error("the kernel refused {what}: {why}")]
     Object {
         /// Which object or program.
         what: String,
         /// What aya says.
-        source: Box<EbpfError>,
+        why: Box<EbpfError>,
     },
     /// A program was refused or could not be attached.
-    #[error("the kernel refused {what}: {source}")]
+    #[error("the kernel refused to {what}: {why}")]
     Program {
         /// Which program, and what was to be done with it.
         what: String,
         /// What aya says, the verifier's last words included.
-        source: Box<ProgramError>,
+        why: Box<ProgramError>,
     },
     /// A map could not be read or written.
     #[error("cannot use the BPF map {map}: {why}")]
@@ -101,12 +98,12 @@ pub enum KernelError {
         count: usize,
     },
     /// A system call failed.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {why}")]
     System {
         /// What was attempted.
         what: String,
         /// Why it failed.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -114,24 +111,40 @@ impl KernelError {
     /// Classifies a failure of a program.
     pub(super) fn program(what: String, source: ProgramError) -> Self {
         let denied = match &source {
-            ProgramError::LoadError { io_error, .. } => is_denied(io_error),
+            // The verifier, too, answers with EACCES; but it says why.
+            ProgramError::LoadError { io_error, verifier_log } => {
+                is_denied(io_error) && verifier_log.to_string().trim().is_empty()
+            }
             ProgramError::SyscallError(error) => is_denied(&error.io_error),
             _ => false,
         };
-        if denied { Self::NotPermitted { what } } else { Self::Program { what, source: Box::new(source) } }
+        if denied { Self::NotPermitted { what } } else { Self::Program { what, why: Box::new(shorten(source)) } }
     }
 
     /// Classifies a failure of a system call.
     pub(super) fn system(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
-        if is_denied(&source) { Self::NotPermitted { what } } else { Self::System { what, source } }
+        if is_denied(&source) { Self::NotPermitted { what } } else { Self::System { what, why: source } }
     }
+}
+
+/// Leaves of the verifier's log, which begins with every instruction that was right, what it ends with.
+fn shorten(error: ProgramError) -> ProgramError {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return error };
+    let log = verifier_log.to_string();
+    tracing::debug!(%log, "the verifier's whole log");
+    let lines: Vec<&str> = log.lines().collect();
+    let last = lines[lines.len().saturating_sub(VERIFIER_LINES_SHOWN)..].join("\n");
+    ProgramError::LoadError { io_error, verifier_log: VerifierLog::new(format!("…\n{last}")) }
 }
 
 /// Whether an error means that the user may not.
 fn is_denied(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied)
 }
+
+/// Lines of the verifier's log that an error shows.
+const VERIFIER_LINES_SHOWN: usize = 24;
 
 /// How to load an object.
 #[derive(Clone, Debug)]
@@ -187,7 +200,7 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
             EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. }) if is_denied(io_error) => {
                 KernelError::NotPermitted { what: "create BPF maps".to_owned() }
             }
-            _ => KernelError::Object { what, source: Box::new(error) },
+            _ => KernelError::Object { what, why: Box::new(error) },
         }
     })?;
     let mut object = Object { name, ebpf, attached: Vec::new() };
@@ -204,7 +217,7 @@ fn has_loop_helper() -> bool {
 /// The offsets of [`OFFSETS`] on this kernel, in bytes.
 fn read_offsets() -> Result<[u32; OFFSETS.len()], KernelError> {
     let path = btf::path();
-    let wrap = |source| KernelError::Btf { path: path.clone(), source };
+    let wrap = |why| KernelError::Btf { path: path.clone(), why };
     let btf = Btf::open(&path).map_err(wrap)?;
     btf.resolve(&OFFSETS.map(|offset| (offset.structure, offset.field))).map_err(wrap)
 }

@@ -9,14 +9,14 @@ use super::{FILE_BYTES_MAX, MAGIC, PATH_VARIABLE};
 pub enum BtfError {
     /// The file cannot be read.
     #[error(
-        "reading the kernel's types from {path}: {source}; a kernel built without CONFIG_DEBUG_INFO_BTF does not publish \
-         them: name a BTF file made for this very kernel in {PATH_VARIABLE}"
+        "{why}; a kernel built without CONFIG_DEBUG_INFO_BTF does not publish its types: name a BTF file made for this very \
+         kernel in {PATH_VARIABLE}"
     )]
     Read {
         /// What was read.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// The file is larger than [`FILE_BYTES_MAX`].
     #[error("the kernel's types in {path} are larger than {FILE_BYTES_MAX} bytes: this is no BTF file of a kernel")]
