@@ -60,7 +60,7 @@ pub struct ElfImage<'a> {
     data: &'a [u8],
     machine: Machine,
     /// Where the kernel begins to execute it; `None` for most libraries.
-    pub(crate) entry: Option<u64>,
+    entry: Option<u64>,
     segments: Vec<ExecutableSegment>,
     build_id: Option<BuildId>,
     pub(crate) eh_frame: Option<Block<'a>>,
@@ -151,6 +151,12 @@ impl<'a> ElfImage<'a> {
     #[must_use]
     pub fn build_id(&self) -> Option<&BuildId> {
         self.build_id.as_ref()
+    }
+
+    /// The file's own address at which it is executed first; `None` for most libraries.
+    #[must_use]
+    pub fn entry(&self) -> Option<u64> {
+        self.entry
     }
 
     /// Whether the Go toolchain made it: it has Go's own function table.

@@ -42,7 +42,7 @@ impl<'e, 'a> Gaps<'e, 'a> {
         if let Some(go) = &mut self.go {
             self.go_functions += go.fill(start, end, self.image, table)?;
         }
-        if let Some(entry) = self.image.entry.filter(|entry| self.go.is_none() && (start..end).contains(entry)) {
+        if let Some(entry) = self.image.entry().filter(|entry| self.go.is_none() && (start..end).contains(entry)) {
             // The dynamic linker's start code, for one, is assembly that nobody described; nothing called it.
             table.push(entry, Rule { cfa_kind: CfaKind::End as u8, ..Rule::default() })?;
             let bytes = end - entry;

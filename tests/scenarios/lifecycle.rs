@@ -83,10 +83,11 @@ fn begun(context: &Context, pid: u32, output: &str) -> Result<Background> {
 /// Waits until obs has attached its programs to events, and been at it for a little.
 pub(crate) fn wait_until_sampling(context: &Context, recording: &Background) -> Result<()> {
     let pid = recording.pid();
+    // It also holds perf events without a program, and links to tracepoints, from long before.
     wait_until("obs has attached a BPF program to a perf event", context.limit(), || {
-        let files = open_files(pid);
-        let has = |what: &str| files.iter().any(|file| file.contains(what));
-        Ok(has("[perf_event]") && has("bpf_link"))
+        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return Ok(false) };
+        let mut details = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+        Ok(details.any(|detail| detail.contains("link_type:\tperf\n")))
     })?;
     // Long enough for samples, on any machine: what is measured runs all the while.
     std::thread::sleep(std::time::Duration::from_millis(500));

@@ -8,6 +8,7 @@ mod run;
 mod setup;
 mod test;
 mod tidy;
+mod unwind_check;
 mod vm;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Verb {
     Test(test::Arguments),
     /// Hold the rules that no linter knows: imports, headers, one registry, no writes to the target
     Tidy,
+    /// Compare the unwind tables of ELF files with what binutils reads in them
+    UnwindCheck(unwind_check::Arguments),
     /// Run the scenario tests on other kernels, under qemu
     Vm(vm::Arguments),
     /// Measure what obs costs
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Tidy => tidy::main(),
+        Verb::UnwindCheck(arguments) => unwind_check::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Doctor(arguments) => doctor::main(&arguments),

@@ -1,4 +1,4 @@
-//! Compares our unwind tables with binutils' own evaluation, for every ELF file below some folders.
+//! `cargo xtask unwind-check`: compares our unwind tables with binutils' own evaluation, for every ELF file below some folders.
 //!
 //! `readelf --debug-dump=frames-interp` prints the rules of every row, without `gimli` or any of our code. Each of its
 //! rows is compared with what our table finds at the row's first and last address, and our table may begin no row inside
@@ -8,6 +8,7 @@
 mod readelf;
 mod verdict;
 
+use anyhow::{Result, ensure};
 use obs_common::unwind_row::{CfaKind, Rule};
 use obs_unwind::{BuildError, ElfError, ElfImage, Machine, UnwindTable};
 use readelf::{Row, interpreted_rows, readelf};
@@ -15,12 +16,29 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use verdict::{Verdict, expression_verdict, go_verdict, verdict};
 
 /// Files that are compared at most; more are refused rather than silently left out.
 const FILES_MAX: usize = 1 << 17;
+
+/// Which files to compare.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// ELF files, or folders of them; symbolic links are not followed
+    #[arg(default_values = ["/usr/bin", "/usr/lib"])]
+    roots: Vec<PathBuf>,
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let summary = unwind_check(&arguments.roots, threads)?;
+    print!("{}", summary.table());
+    ensure!(summary.files_compared > 0, "there is no ELF file with call frame information to compare");
+    Ok(if summary.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
 
 /// What is not equal, by class.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +74,7 @@ pub(crate) struct Class {
 ///
 /// # Errors
 /// When readelf cannot be started, or a folder cannot be read.
-pub(crate) fn unwind_check(roots: &[PathBuf], threads: usize) -> io::Result<Summary> {
+fn unwind_check(roots: &[PathBuf], threads: usize) -> io::Result<Summary> {
     let files = elf_files(roots)?;
     let next = AtomicUsize::new(0);
     let total = Mutex::new(Summary::default());
@@ -266,6 +284,8 @@ impl Compared<'_> {
                 Verdict::Explained("rule: a signal trampoline known by its instructions")
             } else if kind == CfaKind::Plt as u8 || kind == CfaKind::Sp as u8 {
                 Verdict::Explained("rule: a linkage stub known by its instructions")
+            } else if kind == CfaKind::End as u8 && self.image.entry() == Some(*at) {
+                Verdict::Explained("rule: the stack ends at the file's entry point")
             } else {
                 Verdict::Wrong("rule: where nothing describes the code")
             };
