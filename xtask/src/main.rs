@@ -9,6 +9,7 @@ mod setup;
 mod test;
 mod tidy;
 mod unwind_check;
+mod verifier_cost;
 mod vm;
 
 use std::process::ExitCode;

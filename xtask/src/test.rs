@@ -1,11 +1,13 @@
 //! `cargo xtask test`: unit tests, documentation tests, and the scenario tests on this kernel.
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
 
 use crate::setup::{self, Group};
+use crate::verifier_cost::VerifierCosts;
 use crate::{build, host};
 
 /// Which tests to run.
@@ -49,6 +51,11 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
             .args(&arguments.arguments)
             .env("OBS_BIN", host::obs_binary()?);
         test("scenario tests", &mut command)?;
+        match verifier_cost()? {
+            Compared::Fine => {}
+            Compared::Dearer => failed.push("the cost of programs in the verifier"),
+            Compared::Not(why) => skipped.push(format!("the cost of programs in the verifier: {why}")),
+        }
     }
     println!();
     report_skipped(&skipped);
@@ -58,6 +65,35 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     }
     println!("FAILED: {}.", failed.join(", "));
     Ok(ExitCode::FAILURE)
+}
+
+/// How the programs' cost in this kernel's verifier compares.
+enum Compared {
+    Fine,
+    Dearer,
+    Not(String),
+}
+
+fn verifier_cost() -> Result<Compared> {
+    let costs = VerifierCosts::read()?;
+    let release = host::read(Path::new("/proc/sys/kernel/osrelease"))?;
+    let release = String::from_utf8_lossy(&release).into_owned();
+    let series = release.trim().splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
+    if !costs.knows(&series) {
+        return Ok(Compared::Not(format!("there are no figures of Linux {series} to compare with")));
+    }
+    let mut command = host::program(host::obs_binary()?);
+    command.arg("load-all");
+    println!("\n=== cost in the verifier: {}", host::line(&command));
+    let output = command.output().with_context(|| format!("cannot start `{}`", host::line(&command)))?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    print!("{printed}");
+    if !output.status.success() {
+        return Ok(Compared::Not(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    let complaints = costs.compare(&series, printed.lines());
+    complaints.iter().for_each(|complaint| println!("{complaint}"));
+    Ok(if complaints.is_empty() { Compared::Fine } else { Compared::Dearer })
 }
 
 /// Prints what was not tested, and why.

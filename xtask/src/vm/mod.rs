@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::setup::{self, Group};
+use crate::verifier_cost::VerifierCosts;
 use crate::{build, host, test};
 use apt::Apt;
 use guest::{Accelerator, Guest};
@@ -84,7 +85,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         let serial = String::from_utf8_lossy(&host::read(&log)?).into_owned();
         reports.push((*series, Report::read(&serial, end)));
     }
-    Ok(conclude(&reports, &steps))
+    Ok(conclude(&reports, &steps, &VerifierCosts::read()?))
 }
 
 /// What the guest does, in this order. Each step's exit status counts.
@@ -162,12 +163,13 @@ fn accelerator(choice: Choice, kernel: &Kernel, cache: &Path) -> Result<Accelera
     Ok(Accelerator::Emulation)
 }
 
-fn conclude(reports: &[(Series, Report)], steps: &[Step]) -> ExitCode {
+fn conclude(reports: &[(Series, Report)], steps: &[Step], costs: &VerifierCosts) -> ExitCode {
     let mut skipped = Vec::new();
     let mut all_passed = true;
     println!();
     for (series, report) in reports {
-        let failures = report.failures(steps);
+        let mut failures = report.failures(steps);
+        failures.extend(costs.compare(series.name(), report.output_of("load")));
         println!("{}", report.summary(series.name(), steps));
         for failure in &failures {
             println!("  FAILED: {failure}");

@@ -93,6 +93,12 @@ impl Report {
         failures
     }
 
+    /// The lines that a step printed.
+    pub(super) fn output_of(&self, step: &str) -> impl Iterator<Item = &str> {
+        let report = self.steps.iter().find(|report| report.name == step);
+        report.into_iter().flat_map(|report| &report.output).map(String::as_str)
+    }
+
     /// What the tests in the guest did not test, and why.
     pub(super) fn skipped(&self) -> Vec<String> {
         test::skip_reasons(self.steps.iter().flat_map(|step| &step.output).map(String::as_str))
