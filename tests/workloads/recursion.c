@@ -1,4 +1,5 @@
-// recursion [SECONDS]: 600 frames of `recurse`, the innermost of which burns. More than obs keeps (512).
+// recursion [SECONDS [DEPTH]]: DEPTH frames of `recurse` (600), the innermost of which burns. 600 are more than obs keeps
+// (512).
 #include <stdlib.h>
 
 #include "burn.h"
@@ -15,6 +16,6 @@ FRAME void recurse(int depth, double seconds) {
 }
 
 int main(int argc, char **argv) {
-    recurse(DEPTH, argc > 1 ? atof(argv[1]) : 1.5);
+    recurse(argc > 2 ? atoi(argv[2]) : DEPTH, argc > 1 ? atof(argv[1]) : 1.5);
     return 0;
 }

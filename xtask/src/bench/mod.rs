@@ -3,9 +3,11 @@
 //! Times differ between machines and between days; ratios within one run do not. So a benchmark runs its candidates in
 //! turns under the same load and prints medians and ratios. A new benchmark is a file here and a line in [`What`].
 
+mod load;
 mod measure;
 mod record;
 mod table;
+mod unwind;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,11 @@ pub(crate) struct Arguments {
 enum What {
     /// A one-second recording to a flame graph: `obs record cpu` beside `perf record -F 99 -a -g`
     Record(record::Arguments),
+    /// What complete stacks cost, in the kernel and outside of it, beside perf
+    Unwind(unwind::Arguments),
+    /// Builds the unwind table of one file; what `bench unwind` runs
+    #[command(hide = true)]
+    TableOf(unwind::TableOf),
     /// Turns `perf script` on standard input into a flame graph; what `bench record` runs for perf
     #[command(hide = true)]
     PerfSvg(record::PerfSvg),
@@ -31,6 +38,8 @@ enum What {
 pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.what {
         What::Record(arguments) => record::main(arguments),
+        What::Unwind(arguments) => unwind::main(arguments),
+        What::TableOf(arguments) => unwind::table_of(arguments),
         What::PerfSvg(arguments) => record::perf_svg(arguments),
     }
 }

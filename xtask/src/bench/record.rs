@@ -1,8 +1,8 @@
 //! `cargo xtask bench record`: what a one-second recording of the whole host costs, from start to written flame graph.
 
-use std::io::{BufReader, Write as _, stdin};
+use std::io::{BufReader, stdin};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::thread;
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use inferno::collapse::Collapse as _;
 use inferno::{collapse, flamegraph};
 
+use super::load::Load;
 use super::measure::{self, Cost, median};
 use super::table;
 use crate::setup::{self, Group};
@@ -34,37 +35,6 @@ pub(crate) struct PerfSvg {
 
 /// The same for both, and what the issue of this benchmark asks for.
 const FREQUENCY_HZ: &str = "99";
-
-/// Programs that compress for as long as this lives.
-struct Load(Vec<Child>);
-
-impl Load {
-    /// Compresses the file again and again, in as many processes.
-    fn start(count: usize, file: &Path) -> Result<Self> {
-        let mut load = Load(Vec::new());
-        for _ in 0..count {
-            // xz reads a pipe whose only other end is held here: it ends when this process does, however that happens.
-            let mut command = host::program("xz");
-            command.args(["-6", "-c"]).stdin(Stdio::piped()).stdout(Stdio::null());
-            let mut child = command.spawn().context("cannot start xz as a load")?;
-            let mut pipe = child.stdin.take().context("xz has no standard input")?;
-            load.0.push(child);
-            let contents = host::read(file)?;
-            thread::spawn(move || while pipe.write_all(&contents).is_ok() {});
-        }
-        Ok(load)
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // They may be gone already; there is nothing to do about it if not.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
 
 pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     if !setup::provide(&[Group::Build, Group::Test])? {
