@@ -96,6 +96,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     }),
     scenario!("go_with_cgo", ["go_cgo"], go_with_cgo),
     scenario!("code_made_at_run_time", ["jit"], jit),
+    scenario!("doctor_names_the_file_that_cuts_stacks", ["musl_static"], quality),
     scenario!("threads_end_at_clone", ["busy"], |context| {
         check(context, &["busy", "2", "0.7"], &[Expectation::most(&["**", "busy_thread"])])
     }),
@@ -251,6 +252,23 @@ fn go_with_cgo(context: &Context) -> Result<()> {
         "{called} of {} samples of hot_c are under asmcgocall",
         c.total()
     );
+    Ok(())
+}
+
+/// The program itself has unwind information, and musl, which it contains, has none.
+fn quality(context: &Context) -> Result<()> {
+    let target = context.background("musl_static", &["100"])?;
+    let pid = target.pid().to_string();
+    let finished = context.run(&mut context.obs(&["doctor", "--json", "-p", &pid, "-d", "2s"]))?;
+    ensure!(finished.status.success(), "obs ended with {}: {}", finished.status, finished.stderr);
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout_text()).context("it printed no JSON")?;
+    let text = |pointer: &str| report.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    let number = |pointer: &str| report.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or_default();
+    ensure!(number("/processes/0/user_stacks/complete") > 100, "hardly a stack is complete:\n{report:#}");
+    ensure!(number("/processes/0/cuts/0/samples") > 0, "no stack is cut:\n{report:#}");
+    ensure!(text("/processes/0/cuts/0/reason") == "no unwind information at address", "another reason:\n{report:#}");
+    ensure!(text("/processes/0/cuts/0/file").ends_with("/musl_static"), "another file:\n{report:#}");
+    ensure!(!text("/processes/0/cuts/0/advice").is_empty(), "no advice:\n{report:#}");
     Ok(())
 }
 

@@ -1,10 +1,17 @@
 //! `obs doctor`: which features of this kernel work with these privileges, and which collectors can run.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use serde::Serialize;
 
-use crate::kernel::features::{Family, Feature, Host, Outcome, Prober};
+use super::quality;
+use crate::{
+    config::duration,
+    kernel::features::{Family, Feature, Host, Outcome, Prober},
+};
 
 /// Columns of the text.
 const COLUMNS: usize = 80;
@@ -18,6 +25,12 @@ pub(super) struct DoctorArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(super) json: bool,
+    /// Instead, sample this process and say how good its stacks are, and what would make them better
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) pid: Option<u32>,
+    /// For how long
+    #[arg(short, long, value_name = "DURATION", value_parser = duration::parse, default_value = quality::DURATION_DEFAULT, requires = "pid")]
+    pub(super) duration: Duration,
 }
 
 /// What was found out.
@@ -313,7 +326,8 @@ mod tests {
     fn json_carries_the_same() {
         let mut out = Vec::new();
         let needs: &[Feature] = &[Feature::KernelTypes];
-        let ok = run(&DoctorArgs { json: true }, [("cpu", needs)], &mut out).expect("memory");
+        let ok = run(&DoctorArgs { json: true, pid: None, duration: Duration::ZERO }, [("cpu", needs)], &mut out)
+            .expect("memory");
         let report: serde_json::Value = serde_json::from_slice(&out).expect("one JSON object");
         assert_eq!(report["ok"], ok);
         assert_eq!(report["collectors"][0]["can_run"], ok);

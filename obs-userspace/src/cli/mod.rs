@@ -6,6 +6,7 @@ mod doctor;
 mod load_all;
 mod output;
 mod progress;
+mod quality;
 mod record;
 mod summary;
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
+use self::doctor::DoctorArgs;
 use crate::{collect::COLLECTORS, telemetry};
 
 /// Shows, for every process on this host and with nothing added to them, where time and memory go.
@@ -32,7 +34,7 @@ enum Verb {
     /// Record a profile of this host, of some processes, or of a command
     Record(Box<record::RecordArgs>),
     /// Say which features of this kernel work with these privileges, and which collectors can run
-    Doctor(doctor::DoctorArgs),
+    Doctor(DoctorArgs),
     /// Load, attach and detach every BPF program, and say what the verifier made of it
     #[command(hide = true)]
     LoadAll,
@@ -60,6 +62,9 @@ pub fn run(cli: Cli) -> ExitCode {
     telemetry::start_log(log_level);
     let outcome = match verb {
         Verb::Record(args) => record::run(*args),
+        Verb::Doctor(DoctorArgs { json, pid: Some(pid), duration }) => {
+            quality::run(pid, duration, json, &mut std::io::stdout().lock()).map(|()| 0).map_err(Failure::Failed)
+        }
         Verb::Doctor(args) => {
             let collectors = COLLECTORS.iter().map(|spec| (spec.name, spec.features));
             let can_record = doctor::run(&args, collectors, &mut std::io::stdout().lock());

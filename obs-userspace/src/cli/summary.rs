@@ -6,10 +6,14 @@ use std::{
     path::Path,
 };
 
-use crate::model::summary::{Cost, FrameCounts, ProcessSummary, StackCounts, Summary};
+use crate::model::summary::{Cost, CutSummary, FrameCounts, ProcessSummary, StackCounts, Summary};
 
 /// Most processes whose stack quality is listed.
 const PROCESSES_SHOWN_MAX: usize = 5;
+
+/// Most places at which a process's stacks were cut that are listed, and the share of its samples below which none is.
+const CUTS_SHOWN_MAX: usize = 2;
+const CUT_SHARE_SHOWN_MIN: f64 = 0.005;
 
 /// Writes the summary.
 pub(super) fn write_text(summary: &Summary, output: &Path, out: &mut dyn Write) -> io::Result<()> {
@@ -97,6 +101,10 @@ fn write_processes(processes: &[ProcessSummary], out: &mut dyn Write) -> io::Res
             percent_of(stacks.complete, all),
             reasons(&stacks.incomplete)
         )?;
+        let is_many = |cut: &&CutSummary| cut.samples as f64 >= CUT_SHARE_SHOWN_MIN * all as f64;
+        for cut in process.cuts.iter().take(CUTS_SHOWN_MAX).filter(is_many) {
+            writeln!(out, "              {}", cut_line(cut))?;
+        }
     }
     if worst.len() > PROCESSES_SHOWN_MAX {
         writeln!(
@@ -106,6 +114,14 @@ fn write_processes(processes: &[ProcessSummary], out: &mut dyn Write) -> io::Res
         )?;
     }
     Ok(())
+}
+
+/// `FILE: REASON: N samples; ADVICE`.
+pub(super) fn cut_line(cut: &CutSummary) -> String {
+    let CutSummary { file, reason, samples, advice } = cut;
+    let file = file.as_deref().unwrap_or("no known file");
+    let samples = if *samples == 1 { "1 sample".to_owned() } else { format!("{samples} samples") };
+    format!("{file}: {reason}: {samples}; {advice}")
 }
 
 /// ` (reason n, reason n)`, most frequent first; nothing if there is none.
@@ -120,7 +136,7 @@ fn reasons(reasons: &BTreeMap<String, u64>) -> String {
 }
 
 /// ` (12.3 %)`; nothing if the whole is empty.
-fn percent_of(part: u64, whole: u64) -> String {
+pub(super) fn percent_of(part: u64, whole: u64) -> String {
     if whole == 0 {
         return String::new();
     }
@@ -156,7 +172,18 @@ mod tests {
             },
             user_stacks: stacks.clone(),
             frames: FrameCounts { symbolized: 75, unsymbolized: BTreeMap::from([("stripped".to_owned(), 25)]) },
-            processes: vec![ProcessSummary { pid: 7, name: "x".to_owned(), samples: 104, user_stacks: stacks }],
+            processes: vec![ProcessSummary {
+                pid: 7,
+                name: "x".to_owned(),
+                samples: 104,
+                user_stacks: stacks,
+                cuts: vec![CutSummary {
+                    file: Some("/bin/x".to_owned()),
+                    reason: "too deep",
+                    samples: 3,
+                    advice: "recurse less",
+                }],
+            }],
             cost: Cost { process_cpu_seconds: 0.1, rss_peak_bytes: 3 << 20, map_bytes: 1, ..Cost::default() },
             notes: vec!["a note".to_owned()],
         };
@@ -170,6 +197,7 @@ mod tests {
   stacks    90 complete (90.0 %), 10 cut (no unwind table yet: 7, too deep: 3), 4 of kernel threads
   names     75 of 100 frames (75.0 %) (stripped: 25)
             x [7]: 90 of 100 complete (90.0 %) (no unwind table yet: 7, too deep: 3)
+              /bin/x: too deep: 3 samples; recurse less
   cost      0.100 s CPU in obs, unknown in the kernel, 3 MB memory, 1 MB of maps
   note      a note
 wrote out.svg

@@ -15,7 +15,7 @@ use crate::model::{
     profile::{Frame, FrameKind, Module, Profile, ProfileSample, ValueType},
     record::StackSample,
     stack::{Stack, StackEnd, StackFrame},
-    summary::{FrameCounts, ProcessSummary, StackCounts},
+    summary::{CutSummary, FrameCounts, ProcessSummary, StackCounts},
 };
 
 /// Most different (process, thread name, stack) that a profile is made of; samples beyond are counted as dropped.
@@ -186,6 +186,7 @@ impl ProfileBuilder {
         let mut tables = Tables { detail: Some(options.detail), ..Tables::default() };
         let mut processes: BTreeMap<ProcessKey, (ProcessInfo, ProcessSummary)> = BTreeMap::new();
         let mut user_stacks = StackCounts::default();
+        let mut cuts: HashMap<(ProcessKey, StackEnd, Option<Arc<str>>), u64> = HashMap::new();
         let mut samples: HashMap<SampleKey, Vec<u64>> = HashMap::new();
         let mut taken = 0_u64;
         for (group, total) in &groups {
@@ -217,6 +218,12 @@ impl ProfileBuilder {
                 (info, summary)
             });
             summary.samples = summary.samples.saturating_add(total.count);
+            if let Quality::Cut(end) = quality {
+                let file =
+                    outermost.and_then(|resolved| resolved.module.as_ref()).map(|module| Arc::clone(&module.path));
+                let cut = cuts.entry((group.process, end, file)).or_default();
+                *cut = cut.saturating_add(total.count);
+            }
             taken = taken.saturating_add(total.count);
             for counts in [&mut summary.user_stacks, &mut user_stacks] {
                 count_stack(counts, quality, total.count);
@@ -237,6 +244,16 @@ impl ProfileBuilder {
                 };
                 *value = value.saturating_add(more);
             }
+        }
+        for ((process, end, file), samples) in cuts {
+            if let Some((_, summary)) = processes.get_mut(&process) {
+                let file = file.as_deref().map(str::to_owned);
+                summary.cuts.push(CutSummary { file, reason: end.reason(), samples, advice: end.advice() });
+            }
+        }
+        for (_, summary) in processes.values_mut() {
+            let key = |cut: &CutSummary| (std::cmp::Reverse(cut.samples), cut.reason, cut.file.clone());
+            summary.cuts.sort_by(|left, right| key(left).cmp(&key(right)));
         }
         let places: HashMap<ProcessKey, u32> = processes.keys().copied().zip(0..).collect();
         let (infos, mut summaries): (Vec<ProcessInfo>, Vec<ProcessSummary>) = processes.into_values().unzip();

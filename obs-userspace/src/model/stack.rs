@@ -133,4 +133,30 @@ impl StackEnd {
             Self::Lost => "stack lost in ring buffer",
         }
     }
+
+    /// What a user can do for whole stacks; the same for all stacks that end so. Empty for whole ones.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        const WAIT: &str = "it passes; record for longer";
+        const REPORT: &str = "the code breaks the convention that it declares, or obs is wrong: please report it";
+        match self {
+            Self::Complete => "",
+            Self::FramePointerChain => {
+                "compile with -fno-omit-frame-pointer (node: --interpreted-frames-native-stack; Java: \
+                 -XX:+PreserveFramePointer)"
+            }
+            Self::TooDeep => "the innermost frames are kept; nothing to do but to recurse less",
+            Self::NoProcessTable | Self::TableNotReady | Self::NotInSnapshot => WAIT,
+            Self::NoMapping => {
+                "code in memory that obs was not told of; a JIT's often comes with frame pointers as an option"
+            }
+            Self::NoFileTable => "the file was linked without .eh_frame: rebuild it with -fasynchronous-unwind-tables",
+            Self::NoRow => "assembly without unwind information, or built with -fno-asynchronous-unwind-tables",
+            Self::UnsupportedRule => "a frame of a form that obs does not evaluate: please report it",
+            Self::ReadFailed => "the stack was paged out, or its frames contradict their description",
+            Self::ReturnAddressZero | Self::NotAscending => REPORT,
+            Self::NoRegisters | Self::WalkFailed => "the kernel refused; `obs doctor` may say why",
+            Self::Lost => "sample less often (-F), or fewer processes",
+        }
+    }
 }

@@ -73,6 +73,21 @@ pub struct ProcessSummary {
     pub samples: u64,
     /// How many of its stacks are complete, and why the others are not.
     pub user_stacks: StackCounts,
+    /// Where its stacks were cut, most samples first.
+    pub cuts: Vec<CutSummary>,
+}
+
+/// Stacks of a process that were cut at the same file for the same reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CutSummary {
+    /// The path of the file whose code the outermost frame runs, as the process sees it; absent where no file is known.
+    pub file: Option<String>,
+    /// Why the walk ended there.
+    pub reason: &'static str,
+    /// Samples.
+    pub samples: u64,
+    /// What the user can do.
+    pub advice: &'static str,
 }
 
 /// What obs itself cost while it recorded.
