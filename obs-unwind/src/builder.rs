@@ -5,7 +5,7 @@ use crate::elf::{Block, DebugFrame, ElfImage, Machine};
 use crate::error::BuildError;
 use crate::fdes::{Ordered, Piece};
 use crate::gaps::Gaps;
-use crate::limits::DEBUG_FRAME_BYTES_MAX;
+use crate::limits::{DEBUG_FRAME_BYTES_MAX, FUNCTIONS_PER_STEP};
 use crate::table::{Assembly, UnwindTable};
 use gimli::{BaseAddresses, EndianSlice, LittleEndian, UnwindSection, Vendor};
 use obs_common::unwind_row::{CfaKind, RBX, Rule};
@@ -49,16 +49,29 @@ impl UnwindTable {
     /// # Errors
     /// When the image describes none of its code, or exceeds a bound.
     pub fn build(image: &ElfImage<'_>) -> Result<(Self, Notes), BuildError> {
-        let built = Self::build_following(image, false)?;
+        Self::build_in_steps(image, &mut || ())
+    }
+
+    /// As [`Self::build`]; calls `step` every [`FUNCTIONS_PER_STEP`] functions. Whoever mapped the image can let the memory
+    /// go that was read since: most of the image is read once, from its beginning to its end.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn build_in_steps(image: &ElfImage<'_>, step: &mut dyn FnMut()) -> Result<(Self, Notes), BuildError> {
+        let built = Self::build_following(image, false, step)?;
         let needs_rbx = |rule: &Rule| rule.cfa_kind == CfaKind::Register as u8 && rule.arg == RBX;
         // The few files that find a frame by rbx are small: the dynamic linker, and static programs that contain it.
         if image.machine() == Machine::X86_64 && built.0.rules().iter().any(needs_rbx) {
-            return Self::build_following(image, true);
+            return Self::build_following(image, true, step);
         }
         Ok(built)
     }
 
-    fn build_following(image: &ElfImage<'_>, follow_rbx: bool) -> Result<(Self, Notes), BuildError> {
+    fn build_following(
+        image: &ElfImage<'_>,
+        follow_rbx: bool,
+        step: &mut dyn FnMut(),
+    ) -> Result<(Self, Notes), BuildError> {
         let mut notes = Notes::default();
         let gaps = Gaps::new(image);
         let debug_frame = match image.debug_frame {
@@ -91,7 +104,7 @@ impl UnwindTable {
             });
         }
         let mut build = Build { image, table: Assembly::new(), gaps, notes, segment: 0, reached: 0 };
-        merge(&mut build, eh.as_mut(), debug.as_mut())?;
+        merge(&mut build, eh.as_mut(), debug.as_mut(), step)?;
         build.finish_segments(u64::MAX)?;
 
         let Build { table, gaps, mut notes, .. } = build;
@@ -158,10 +171,16 @@ fn merge<'a, 'd>(
     build: &mut Build<'_, '_>,
     mut eh: Option<&mut Ordered<'a, EhFrame<'a>>>,
     mut debug: Option<&mut Ordered<'d, DebugFrameSection<'d>>>,
+    step: &mut dyn FnMut(),
 ) -> Result<(), BuildError> {
     let mut eh_next = eh.as_mut().and_then(|eh| eh.next_piece());
     let mut debug_next = debug.as_mut().and_then(|debug| debug.next_piece());
+    let mut functions = 0_u32;
     loop {
+        functions = functions.wrapping_add(1);
+        if functions.is_multiple_of(FUNCTIONS_PER_STEP) {
+            step();
+        }
         let eh_start = eh_next.as_ref().map(|piece| piece.start);
         match (&eh_next, &debug_next) {
             (Some(piece), other) if other.as_ref().is_none_or(|other| piece.start <= other.start) => {

@@ -8,6 +8,9 @@ pub const EXECUTABLE_SEGMENTS_MAX: usize = 64;
 /// `.eh_frame_hdr` is sorted: 64 MiB at most.
 pub const FDES_MAX: usize = 1 << 22;
 
+/// Functions between two calls of the `step` of [`crate::UnwindTable::build_in_steps`]: a megabyte or two of a usual file.
+pub const FUNCTIONS_PER_STEP: u32 = 4096;
+
 /// Most call frame instructions of one function description; what follows them has no information.
 pub const INSTRUCTIONS_PER_FDE_MAX: u32 = 1 << 20;
 

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    path::PathBuf,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel},
@@ -69,24 +68,29 @@ impl Worker {
 }
 
 fn build(origin: &Origin) -> Result<UnwindTable, String> {
-    with_bytes(origin, |bytes| {
+    let table = |bytes: &[u8], step: &mut dyn FnMut()| {
         let image = ElfImage::parse(bytes).map_err(|error| error.to_string())?;
-        UnwindTable::build(&image).map(|(table, _notes)| table).map_err(|error| error.to_string())
-    })
+        UnwindTable::build_in_steps(&image, step).map(|(table, _notes)| table).map_err(|error| error.to_string())
+    };
+    match origin {
+        Origin::Vdso(bytes) => table(bytes, &mut || ()),
+        Origin::File(file) => {
+            let map = map(file)?;
+            // A large library would else be in memory as a whole at its end.
+            table(&map, &mut || map.release())
+        }
+    }
 }
 
 /// Hands the bytes of an ELF image to `read`.
 pub(super) fn with_bytes<T>(origin: &Origin, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
     match origin {
         Origin::Vdso(bytes) => read(bytes),
-        Origin::File(file) => {
-            let opened = file.open().map_err(|error| error.to_string())?;
-            let map = FileMap::new(opened.file()).map_err(|error| format!("{}: {error}", path(file).display()))?;
-            read(&map)
-        }
+        Origin::File(file) => read(&*map(file)?),
     }
 }
 
-fn path(file: &CodeFile) -> PathBuf {
-    PathBuf::from(&*file.path)
+fn map(file: &CodeFile) -> Result<FileMap, String> {
+    let opened = file.open().map_err(|error| error.to_string())?;
+    FileMap::new(opened.file()).map_err(|error| format!("{}: {error}", file.path))
 }
