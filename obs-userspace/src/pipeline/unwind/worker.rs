@@ -86,7 +86,7 @@ fn build(origin: &Origin) -> Result<UnwindTable, String> {
 pub(super) fn with_bytes<T>(origin: &Origin, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
     match origin {
         Origin::Vdso(bytes) => read(bytes),
-        Origin::File(file) => read(&*map(file)?),
+        Origin::File(file) => read(&map(file)?),
     }
 }
 
