@@ -6,6 +6,7 @@
 mod load;
 mod measure;
 mod record;
+mod stacks;
 mod table;
 mod unwind;
 
@@ -30,6 +31,8 @@ enum What {
     /// Builds the unwind table of one file; what `bench unwind` runs
     #[command(hide = true)]
     TableOf(unwind::TableOf),
+    /// Whether the stacks are true: real programs, beside `perf record --call-graph dwarf` of the same run
+    Stacks(stacks::Arguments),
     /// Turns `perf script` on standard input into a flame graph; what `bench record` runs for perf
     #[command(hide = true)]
     PerfSvg(record::PerfSvg),
@@ -40,6 +43,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         What::Record(arguments) => record::main(arguments),
         What::Unwind(arguments) => unwind::main(arguments),
         What::TableOf(arguments) => unwind::table_of(arguments),
+        What::Stacks(arguments) => stacks::main(arguments),
         What::PerfSvg(arguments) => record::perf_svg(arguments),
     }
 }
