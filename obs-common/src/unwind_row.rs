@@ -173,6 +173,10 @@ pub const FRAME_POINTER_RULE: Rule = Rule {
     arg: 0,
 };
 
+/// [`Rule::arg`] of [`CfaKind::FramePointer`]: the function changes from one stack to another, so its caller's frame may
+/// well lie at a lower address than its own.
+pub const OTHER_STACK: u8 = 1;
+
 /// Where the kernel keeps the interrupted registers in the frame of a signal handler on x86-64, in bytes from the
 /// stack pointer at the trampoline (`struct ucontext`, whose `gregs` begin at 40).
 pub mod signal_x86_64 {

@@ -23,8 +23,8 @@ use obs_common::{
         PROCESSES_MAX, ProcessMappings,
     },
     unwind_row::{
-        CfaKind, FpKind, PAGE_BITS, PAGE_MASK, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind, SEARCH_STEPS_MAX,
-        row_pc, row_rule,
+        CfaKind, FpKind, OTHER_STACK, PAGE_BITS, PAGE_MASK, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind,
+        SEARCH_STEPS_MAX, row_pc, row_rule,
     },
 };
 
@@ -386,7 +386,8 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule) -> i64 {
     let pushed = if kind == CfaKind::Plt as u8 && walk.ip & 15 >= u64::from(rule.arg) { 8 } else { 0 };
     let cfa = base.wrapping_add_signed(rule.cfa_offset).wrapping_add(pushed);
     // A frame lies below its caller's; only aarch64's leaves have none of their own.
-    if cfa < walk.sp || (cfa == walk.sp && !is_exact) {
+    let is_elsewhere = kind == CfaKind::FramePointer as u8 && rule.arg == OTHER_STACK;
+    if !is_elsewhere && (cfa < walk.sp || (cfa == walk.sp && !is_exact)) {
         return finish(walk, StackEnd::NotAscending);
     }
 

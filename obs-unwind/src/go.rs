@@ -9,7 +9,7 @@ use crate::elf::{ElfImage, Machine};
 use crate::error::BuildError;
 use crate::limits::{GO_FUNCTIONS_MAX, GO_STEPS_PER_FUNCTION_MAX, PADDING_BYTES_MAX};
 use crate::table::Assembly;
-use obs_common::unwind_row::{CfaKind, FRAME_POINTER_RULE, FpKind, RaKind, Rule};
+use obs_common::unwind_row::{CfaKind, FRAME_POINTER_RULE, FpKind, OTHER_STACK, RaKind, Rule};
 
 const MAGIC_1_16: u32 = 0xffff_fffa;
 const MAGIC_1_18: u32 = 0xffff_fff0;
@@ -180,7 +180,12 @@ impl<'a> GoTable<'a> {
             let in_segment = image.code_at(low.wrapping_sub(1)).is_some();
             return table.push_trampoline(low, code::SIGNAL_RULE, in_segment);
         }
-        if function.writes_sp || function.steps == 0 {
+        if function.writes_sp {
+            // Go enters C code, and its own scheduler, on the thread's stack, and leaves the frame pointer as it was: that is
+            // the caller's, on the goroutine's stack.
+            return table.push(low, Rule { arg: OTHER_STACK, ..FRAME_POINTER_RULE });
+        }
+        if function.steps == 0 {
             return table.push(low, FRAME_POINTER_RULE);
         }
         let mut steps = Steps::new(self.steps, function.steps, function.start, self.quantum);

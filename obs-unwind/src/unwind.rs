@@ -3,8 +3,8 @@
 use crate::elf::Machine;
 use obs_common::stack::{FRAME_BY_POINTER, FRAME_EXACT, StackEnd};
 use obs_common::unwind_row::{
-    AARCH64_ADDRESS, CfaKind, FpKind, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind, Rule, signal_aarch64,
-    signal_x86_64,
+    AARCH64_ADDRESS, CfaKind, FpKind, OTHER_STACK, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind, Rule,
+    signal_aarch64, signal_x86_64,
 };
 
 /// The registers that a walk begins with.
@@ -118,7 +118,8 @@ pub fn step(
         return UNSUPPORTED;
     };
     // A frame lies below its caller's; only aarch64's leaves have none of their own.
-    if cfa < state.sp || (cfa == state.sp && !state.exact) {
+    let is_elsewhere = kind == CfaKind::FramePointer as u8 && rule.arg == OTHER_STACK;
+    if !is_elsewhere && (cfa < state.sp || (cfa == state.sp && !state.exact)) {
         return Step::End(StackEnd::NotAscending);
     }
 

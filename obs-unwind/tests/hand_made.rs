@@ -3,7 +3,9 @@
 
 mod support;
 
-use obs_common::unwind_row::{CfaKind, FRAME_POINTER_RULE, FpKind, RA_SIGNED, RBX, RBX_UNCHANGED, RaKind, Rule};
+use obs_common::unwind_row::{
+    CfaKind, FRAME_POINTER_RULE, FpKind, OTHER_STACK, RA_SIGNED, RBX, RBX_UNCHANGED, RaKind, Rule,
+};
 use obs_unwind::{BuildError, ElfError, ElfImage, Machine, Notes, UnwindTable};
 use support::{AARCH64_START, Cfi, Parts, X86_64_START, image};
 
@@ -422,7 +424,7 @@ fn go_functions_are_unwound_by_their_own_table() {
         assert_eq!(table.find(address), Some(rule), "{address:#x}");
     }
     assert_eq!(table.find(0x1040).unwrap().cfa_kind, CfaKind::End as u8);
-    assert_eq!(table.find(0x1060), Some(FRAME_POINTER_RULE));
+    assert_eq!(table.find(0x1060), Some(Rule { arg: OTHER_STACK, ..FRAME_POINTER_RULE }));
     assert_eq!(table.find(0x1080), Some(NOTHING));
 
     let (table, _) = build(AARCH64);
