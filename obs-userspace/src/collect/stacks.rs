@@ -4,25 +4,24 @@
 //! A stack that the kernel side could not walk arrives as a snapshot; its counts wait until someone has walked it.
 
 pub(crate) mod decode;
+mod table;
 
-use std::{
-    collections::{HashMap, HashSet},
-    os::fd::AsFd as _,
-    os::fd::BorrowedFd,
-    sync::Arc,
-};
+use std::{collections::HashSet, os::fd::AsFd as _, os::fd::BorrowedFd, sync::Arc};
 
 use obs_common::{
     counters::KernelCounter,
     stack::{LOST_STACK, NO_STACK, StackKey, StackValue},
 };
 
-use self::decode::{Decoded, decode, text};
+use self::{
+    decode::{Decoded, decode, text},
+    table::{StackTable, WalkedStacks},
+};
 use super::Polled;
 use crate::{
     kernel::{
         load::{KernelError, Object},
-        read::{KernelCounters, Ring, StackCounts},
+        read::{KernelCounters, Ring, StackCounts, StacksSent},
     },
     model::{
         process::ProcessKey,
@@ -32,17 +31,14 @@ use crate::{
     },
 };
 
-/// Most stacks that are remembered by id. The kernel side remembers fewer, so a stack that is forgotten here has long
-/// been forgotten there, and is sent again when it is seen again.
-const STACKS_MAX: usize = 4 * obs_common::limits::STACKS_SENT_MAX as usize;
-
 /// The user-space half of `obs_ebpf::{stack, counts, process, loss}`.
 pub(super) struct StackReader {
     ring: Ring,
     counts: StackCounts,
     counters: KernelCounters,
-    /// `None` for a snapshot of no stack.
-    stacks: HashMap<u64, Option<Arc<Stack>>>,
+    sent: StacksSent,
+    stacks: StackTable,
+    walked: WalkedStacks,
     /// What was read and not yet handed out.
     polled: Polled,
     /// Snapshots that nobody has completed yet.
@@ -59,7 +55,9 @@ impl StackReader {
             ring: Ring::take(object)?,
             counts: StackCounts::take(object)?,
             counters: KernelCounters::take(object)?,
-            stacks: HashMap::new(),
+            sent: StacksSent::take(object)?,
+            stacks: StackTable::default(),
+            walked: WalkedStacks::default(),
             polled: Polled::default(),
             incomplete: HashSet::new(),
             waiting: Vec::new(),
@@ -80,7 +78,7 @@ impl StackReader {
     fn read_ring(&mut self) {
         let Self { ring, stacks, polled, incomplete, malformed_count, .. } = self;
         ring.drain(|bytes| match decode(bytes) {
-            Some(Decoded::Stack { id, stack }) => keep(stacks, id, Some(stack)),
+            Some(Decoded::Stack { id, stack }) => stacks.insert(id, Arc::new(stack)),
             Some(Decoded::Seen(event)) => polled.processes.push(event),
             Some(Decoded::Snapshot(snapshot)) => {
                 incomplete.insert(snapshot.id);
@@ -93,7 +91,7 @@ impl StackReader {
     /// Takes what became of a snapshot.
     pub(super) fn complete(&mut self, snapshot: u64, stack: Option<Stack>) {
         if self.incomplete.remove(&snapshot) {
-            keep(&mut self.stacks, snapshot, stack);
+            self.walked.insert(snapshot, stack);
         }
     }
 
@@ -108,14 +106,22 @@ impl StackReader {
         let ready: Vec<(StackKey, StackValue)> = ready;
         let lost = Arc::new(Stack { frames: Box::default(), end: StackEnd::Lost });
         records.extend(ready.iter().map(|(key, value)| Record::StackSample(self.sample(key, value, &lost))));
+        self.walked.age();
         Ok(())
     }
 
-    fn sample(&self, key: &StackKey, value: &StackValue, lost: &Arc<Stack>) -> StackSample {
-        let stack = |id| match id {
+    fn sample(&mut self, key: &StackKey, value: &StackValue, lost: &Arc<Stack>) -> StackSample {
+        let mut stack = |id| match id {
             NO_STACK => None,
             LOST_STACK => Some(lost.clone()),
-            id => self.stacks.get(&id).cloned().unwrap_or_else(|| Some(lost.clone())),
+            id => self.walked.take(id).unwrap_or_else(|| {
+                let known = self.stacks.get(id);
+                if known.is_none() {
+                    // The kernel side believes that it was sent: let it be sent again.
+                    self.sent.forget(id);
+                }
+                Some(known.unwrap_or_else(|| lost.clone()))
+            }),
         };
         StackSample {
             process: ProcessKey { pid: key.tgid, started_ns: key.started_ns, exec_id: key.exec_id },
@@ -144,12 +150,4 @@ impl StackReader {
             idle: of(KernelCounter::Idle),
         })
     }
-}
-
-/// Remembers a stack by its id.
-fn keep(stacks: &mut HashMap<u64, Option<Arc<Stack>>>, id: u64, stack: Option<Stack>) {
-    if stacks.len() >= STACKS_MAX {
-        stacks.clear();
-    }
-    stacks.insert(id, stack.map(Arc::new));
 }
