@@ -80,6 +80,7 @@ pub const WORKLOADS: &[Workload] = &[
     c("spawner", "spawner.c", &["-static"]),
     c("omit_fp", "omit_fp.c", NO_FRAME_POINTERS),
     c("omit_fp_static", "omit_fp.c", &["-fomit-frame-pointer", "-static"]),
+    c("leaderless", "leaderless.c", NO_FRAME_POINTERS),
     c("recursion", "recursion.c", NO_FRAME_POINTERS),
     c("realign", "realign.c", &["-fomit-frame-pointer", "-mstackrealign"]),
     c("signal_altstack", "signal_altstack.c", NO_FRAME_POINTERS),

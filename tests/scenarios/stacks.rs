@@ -97,6 +97,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("go_with_cgo", ["go_cgo"], go_with_cgo),
     scenario!("code_made_at_run_time", ["jit"], jit),
     scenario!("doctor_names_the_file_that_cuts_stacks", ["musl_static"], quality),
+    scenario!("a_process_whose_first_thread_has_ended", ["leaderless"], |context| {
+        check(context, &["leaderless"], &[Expectation::most(&["**", "left_behind", "burn"])])?;
+        // Met when the first thread is long gone.
+        let target = context.background("leaderless", &["100"])?;
+        let folded =
+            context.record(".folded", &["-d", "1s", "-F", HERTZ, "-p", &target.pid().to_string()])?.folded()?;
+        Chains::new(&[Expectation::most(&["**", "left_behind", "burn"])]).ensure(&folded)
+    }),
     scenario!("threads_end_at_clone", ["busy"], |context| {
         check(context, &["busy", "2", "0.7"], &[Expectation::most(&["**", "busy_thread"])])
     }),

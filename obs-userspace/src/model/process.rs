@@ -145,10 +145,12 @@ pub enum ProcessEvent {
         /// What, and where.
         region: MappedRegion,
     },
-    /// A process's last thread ended.
-    Exited {
+    /// A thread of a process ended; the process ends with its last one.
+    ThreadExited {
         /// Which process.
         pid: u32,
+        /// Whether it was the process's first thread, whose end seldom leaves others behind.
+        is_leader: bool,
         /// When.
         time_ns: u64,
     },

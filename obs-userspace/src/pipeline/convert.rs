@@ -30,7 +30,9 @@ pub(super) fn process_event(event: SidebandEvent) -> Option<ProcessEvent> {
             let region = MappedRegion { start, end, file_offset, path: clean_path(&path), file, build_id };
             Some(ProcessEvent::Mapped { pid, time_ns, region })
         }
-        SidebandEvent::Exited { pid, tid, time_ns } => (pid == tid).then_some(ProcessEvent::Exited { pid, time_ns }),
+        SidebandEvent::Exited { pid, tid, time_ns } => {
+            Some(ProcessEvent::ThreadExited { pid, is_leader: pid == tid, time_ns })
+        }
         SidebandEvent::Lost { .. } => None,
     }
 }

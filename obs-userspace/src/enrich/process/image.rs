@@ -44,6 +44,8 @@ pub(super) struct Image {
     pub(super) began_ns: u64,
     /// When it ended (exec or exit).
     pub(super) ended_ns: Option<u64>,
+    /// Whether the process's first thread has ended.
+    pub(super) is_leaderless: bool,
     /// Whether it was only inferred: its fork or exec has not been told (yet).
     pub(super) is_inferred: bool,
     /// Whether its mappings are known from its beginning, or were read from `/proc`.

@@ -29,7 +29,7 @@ use crate::model::process::{MappedRegion, ProcessEvent, ProcessInfo, ProcessKey}
 pub const IMAGES_MAX: usize = 16_384;
 
 /// Most images of one process id that are remembered.
-const IMAGES_PER_PID_MAX: usize = 64;
+const IMAGES_PER_PID_MAX: usize = 1_024;
 
 /// How long an image that ended unmeasured is kept, in nanoseconds: its measurement may still be on its way.
 const UNMEASURED_GRACE_NS: u64 = 10_000_000_000;
@@ -127,10 +127,8 @@ impl Ledger {
                 self.mapped(pid, time_ns, &region);
                 time_ns
             }
-            ProcessEvent::Exited { pid, time_ns } => {
-                if let Some(image) = self.image_at(pid, time_ns) {
-                    image.ended_ns = Some(time_ns);
-                }
+            ProcessEvent::ThreadExited { pid, is_leader, time_ns } => {
+                self.thread_exited(pid, is_leader, time_ns);
                 time_ns
             }
         };
@@ -220,10 +218,10 @@ impl Ledger {
         }
     }
 
-    /// Whether a process image that was measured is known to have ended.
+    /// Whether a process image that was measured has ended, or is no longer known.
     #[must_use]
     pub fn has_ended(&self, key: ProcessKey) -> bool {
-        self.by_key.get(&key).and_then(|id| self.images.get(id)).is_some_and(|image| image.ended_ns.is_some())
+        self.by_key.get(&key).and_then(|id| self.images.get(id)).is_none_or(|image| image.ended_ns.is_some())
     }
 
     /// What was lost.
@@ -320,6 +318,22 @@ impl Ledger {
             Some(inferred) => self.confirm(inferred, program),
             None => {
                 self.begin(program);
+            }
+        }
+    }
+
+    fn thread_exited(&mut self, pid: u32, is_leader: bool, time_ns: u64) {
+        let Some(id) = self.id_at(pid, time_ns) else { return };
+        let was_led = self.images.get(&id).is_some_and(|image| !image.is_leaderless);
+        if was_led && !is_leader {
+            return;
+        }
+        // Only where the first thread is gone is it worth a look whether others are left.
+        let is_over = !self.procfs.has_other_threads(pid);
+        if let Some(image) = self.images.get_mut(&id) {
+            image.is_leaderless = true;
+            if is_over {
+                image.ended_ns = Some(time_ns);
             }
         }
     }
@@ -505,7 +519,9 @@ impl Ledger {
         siblings.insert(place, id);
         self.clock += 1;
         image.touched = self.clock;
-        let oldest = (siblings.len() > IMAGES_PER_PID_MAX).then(|| siblings.first().copied()).flatten();
+        let is_unmeasured = |id: &&u64| self.images.get(id).is_some_and(|image| image.seen.is_none());
+        let oldest = siblings.iter().find(is_unmeasured).or(siblings.first()).copied();
+        let oldest = oldest.filter(|_| siblings.len() > IMAGES_PER_PID_MAX);
         self.images.insert(id, image);
         if let Some(oldest) = oldest {
             self.remove(&[oldest]);

@@ -1,6 +1,7 @@
 //! What `/proc` says of a process. Reading is bounded; parsing is pure, and what it reads may be hostile.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -58,8 +59,26 @@ impl Procfs {
     /// # Errors
     /// If the process is gone or may not be examined.
     pub fn executable_mappings(&self, pid: u32) -> io::Result<Vec<MappedRegion>> {
-        let maps = read_bounded(&self.process(pid).join("maps"), MAPS_BYTES_MAX)?;
+        let process = self.process(pid);
+        let mut maps = read_bounded(&process.join("maps"), MAPS_BYTES_MAX)?;
+        // A first thread that has ended has no memory any more; the others have.
+        if maps.is_empty()
+            && let Some(other) = self.other_threads(pid).next()
+        {
+            maps = read_bounded(&process.join("task").join(other).join("maps"), MAPS_BYTES_MAX)?;
+        }
         Ok(maps.split(|byte| *byte == b'\n').filter_map(parse_maps_line).collect())
+    }
+
+    /// Whether a process has threads besides its first one.
+    #[must_use]
+    pub fn has_other_threads(&self, pid: u32) -> bool {
+        self.other_threads(pid).next().is_some()
+    }
+
+    fn other_threads(&self, pid: u32) -> impl Iterator<Item = OsString> {
+        let threads = std::fs::read_dir(self.process(pid).join("task")).into_iter().flatten();
+        threads.filter_map(move |thread| Some(thread.ok()?.file_name()).filter(|name| *name != *pid.to_string()))
     }
 
     /// The path of a process's executable in its own mount namespace.

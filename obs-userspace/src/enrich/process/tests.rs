@@ -50,7 +50,7 @@ fn exec_starts_anew() {
         exec("second", 3_000),
         mapped(PID, 3_100, 0x1000, "/bin/second"),
         seen(2, 3_500),
-        ProcessEvent::Exited { pid: PID, time_ns: 4_000 },
+        ProcessEvent::ThreadExited { pid: PID, is_leader: true, time_ns: 4_000 },
     ] {
         ledger.apply(event);
     }
@@ -151,7 +151,7 @@ fn an_image_measured_after_its_end_was_told_keeps_its_mappings() {
     let mut ledger = ledger();
     ledger.apply(exec("short", 2_000));
     ledger.apply(mapped(PID, 2_100, 0x1000, "/bin/short"));
-    ledger.apply(ProcessEvent::Exited { pid: PID, time_ns: 3_000 });
+    ledger.apply(ProcessEvent::ThreadExited { pid: PID, is_leader: true, time_ns: 3_000 });
     ledger.apply(seen(1, 2_900));
     assert_eq!(path_at(&mut ledger, key(1), 0x1000), "/bin/short");
 }
@@ -179,7 +179,7 @@ fn images_are_bounded_and_forgotten() {
     assert!(ledger.len() <= 64);
     assert_eq!(ledger.counts().images_evicted, 0, "none was ever measured");
     ledger.apply(exec("x", 1_000_000_000_000));
-    ledger.apply(ProcessEvent::Exited { pid: PID, time_ns: 1_000_000_000_001 });
+    ledger.apply(ProcessEvent::ThreadExited { pid: PID, is_leader: true, time_ns: 1_000_000_000_001 });
     let before = ledger.len();
     ledger.forget_exited(1_000_000_000_002);
     assert_eq!(ledger.len(), before - 1);
@@ -188,7 +188,7 @@ fn images_are_bounded_and_forgotten() {
 #[test]
 fn many_programs_of_one_process_are_bounded() {
     let mut ledger = ledger();
-    for time_ns in 0..1_000 {
+    for time_ns in 0..2_000 {
         ledger.apply(exec("x", 2_000 + time_ns * 10));
     }
     assert_eq!(ledger.len(), IMAGES_PER_PID_MAX);
