@@ -139,7 +139,7 @@ pub(crate) fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *
         // SAFETY: the first frame lies inside.
         unsafe { (*frames)[0] = registers.ip() | FRAME_EXACT };
         let sum = mix(HASH_SEED, registers.ip());
-        return Walked { frames_count: 1, end: StackEnd::NoProcessTable, is_unsupplied: true, sum };
+        return Walked { frames_count: 1, end: StackEnd::NoProcessTable, is_unsupplied: mappings.is_settled == 0, sum };
     }
     let mut context = Context { walk, registers, frames };
     if HAS_LOOP_HELPER.load() == 0 {

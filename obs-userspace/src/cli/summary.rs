@@ -79,7 +79,7 @@ fn write_stacks(stacks: &StackCounts, out: &mut dyn Write) -> io::Result<()> {
         write!(out, ", {cut} cut{}", reasons(incomplete))?;
     }
     if *absent > 0 {
-        write!(out, ", {absent} of kernel threads")?;
+        write!(out, ", {absent} without a user stack")?;
     }
     writeln!(out)
 }
@@ -194,7 +194,7 @@ mod tests {
             "recorded cpu for 10.0 s, cpu-clock at 99 Hz
   samples   104 taken, 1 lost (1.0 %) (map of counts full: 1)
             12 turned away by the filter, 900 on idle CPUs
-  stacks    90 complete (90.0 %), 10 cut (no unwind table yet: 7, too deep: 3), 4 of kernel threads
+  stacks    90 complete (90.0 %), 10 cut (no unwind table yet: 7, too deep: 3), 4 without a user stack
   names     75 of 100 frames (75.0 %) (stripped: 25)
             x [7]: 90 of 100 complete (90.0 %) (no unwind table yet: 7, too deep: 3)
               /bin/x: too deep: 3 samples; recurse less

@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     sys::{Stats, enable_stats},
 };
 use aya_log::EbpfLogger;
@@ -55,6 +55,25 @@ impl Ring {
         while let Some(record) = self.0.next() {
             each(&record);
         }
+    }
+}
+
+/// Which stacks the kernel side remembers having sent.
+pub struct StacksSent(HashMap<MapData, u64, u8>);
+
+impl StacksSent {
+    /// Takes the map out of an object.
+    ///
+    /// # Errors
+    /// If the object has none.
+    pub fn take(object: &mut Object) -> Result<Self, KernelError> {
+        object.take_map("STACKS_SENT").map(Self)
+    }
+
+    /// Has a stack sent again when it is seen again.
+    pub fn forget(&mut self, id: u64) {
+        // It may have been forgotten there too, which is as good.
+        let _ = self.0.remove(&id);
     }
 }
 

@@ -163,6 +163,8 @@ impl UnwindMaps {
             rules_at,
             used_epoch: self.epoch,
         };
+        // First where it lies, then that it is there: the kernel copies an element word by word.
+        self.set_file(file, FileTable { pages_count: 0, ..entry })?;
         self.set_file(file, entry)?;
         self.loaded.insert(file, Loaded { entry, words: length });
         Ok(Ok(()))
@@ -176,6 +178,17 @@ impl UnwindMaps {
         self.clear_table(file)?;
         self.never.insert(file);
         self.set_file(file, FileTable { pages_count: PAGES_NEVER, ..FileTable::default() })
+    }
+
+    /// Takes back that a file gets no table.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn clear_never(&mut self, file: u32) -> Result<(), KernelError> {
+        if self.never.remove(&file) {
+            self.set_file(file, FileTable { used_epoch: self.epoch.wrapping_sub(1), ..FileTable::default() })?;
+        }
+        Ok(())
     }
 
     /// Whether a file's table is loaded, or will never be.
@@ -224,7 +237,8 @@ impl UnwindMaps {
     /// If the map cannot be written.
     pub fn clear_table(&mut self, file: u32) -> Result<(), KernelError> {
         if let Some(Loaded { entry, words }) = self.loaded.remove(&file) {
-            self.set_file(file, FileTable { used_epoch: self.epoch, ..FileTable::default() })?;
+            // The other fields stay: a program that is just reading them must not mix two tables. Nor was it used just now.
+            self.set_file(file, FileTable { pages_count: 0, used_epoch: self.epoch.wrapping_sub(1), ..entry })?;
             self.retired_arena.push((entry.rules_at, words));
         }
         Ok(())
@@ -254,7 +268,10 @@ impl UnwindMaps {
     /// # Errors
     /// If the map cannot be written.
     pub fn settle_process(&mut self, image: ImageKey) -> Result<(), KernelError> {
-        let Some(place) = self.images.get_mut(&image) else { return Ok(()) };
+        if !self.images.contains_key(&image) && self.images.len() >= PROCESSES_MAX as usize {
+            return Ok(());
+        }
+        let place = self.images.entry(image).or_default();
         place.is_settled = 1;
         let place = *place;
         self.set_place(image, place)

@@ -146,12 +146,15 @@ impl StackEnd {
                  -XX:+PreserveFramePointer)"
             }
             Self::TooDeep => "the innermost frames are kept; nothing to do but to recurse less",
-            Self::NoProcessTable | Self::TableNotReady | Self::NotInSnapshot => WAIT,
+            Self::NoProcessTable => "it ended before it could be looked at, or too many processes are measured",
+            Self::TableNotReady | Self::NotInSnapshot => WAIT,
             Self::NoMapping => {
                 "code in memory that obs was not told of; a JIT's often comes with frame pointers as an option"
             }
             Self::NoFileTable => "the file was linked without .eh_frame: rebuild it with -fasynchronous-unwind-tables",
-            Self::NoRow => "assembly without unwind information, or built with -fno-asynchronous-unwind-tables",
+            Self::NoRow => {
+                "assembly, generated code (V8's built-in functions), or built with -fno-asynchronous-unwind-tables"
+            }
             Self::UnsupportedRule => "a frame of a form that obs does not evaluate: please report it",
             Self::ReadFailed => "the stack was paged out, or its frames contradict their description",
             Self::ReturnAddressZero | Self::NotAscending => REPORT,

@@ -49,7 +49,7 @@ pub struct StackCounts {
     pub complete: u64,
     /// Samples whose user stack was cut, by reason.
     pub incomplete: BTreeMap<String, u64>,
-    /// Samples of threads that have no user stack (the kernel's own).
+    /// Samples of threads that have no user stack: the kernel's own, and those just between two programs (in `exec`).
     pub absent: u64,
 }
 

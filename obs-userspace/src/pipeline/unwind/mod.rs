@@ -11,6 +11,7 @@ mod worker;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -42,6 +43,12 @@ use crate::{
 /// Epochs for which a table that nobody uses is kept when room is needed.
 const IDLE_EPOCHS_MIN: u32 = 2;
 
+/// Epochs after which it is tried again whether there is room for a table.
+const REFUSED_EPOCHS: u32 = 30;
+
+/// Shortest time between two looks at all files for those that the kernel side missed.
+const ASK_MISSED_PAUSE: Duration = Duration::from_millis(20);
+
 /// What the unwinder's supply did.
 #[derive(Clone, Copy, Debug, Default)]
 struct SupplyCounts {
@@ -69,6 +76,11 @@ enum TableState {
     Asked,
     /// It is in the kernel.
     Loaded,
+    /// There was no room for it.
+    Refused {
+        /// When.
+        epoch: u32,
+    },
     /// There is none to be had.
     Impossible,
 }
@@ -78,11 +90,13 @@ pub(super) struct Supply {
     maps: UnwindMaps,
     worker: Worker,
     files: Vec<KnownFile>,
-    by_origin: HashMap<FileIdentity, u32>,
+    /// With what they stand for, so that an address that is freed cannot come to mean another file.
+    by_origin: HashMap<FileIdentity, (u32, Origin)>,
     /// The same file may lie at many paths: containers of one image, each with its own copy.
     by_build_id: HashMap<BuildId, u32>,
     told: HashMap<ProcessKey, Arc<MappingTable>>,
     snapshots: Snapshots,
+    asked_missed: Instant,
     counts: SupplyCounts,
 }
 
@@ -106,6 +120,7 @@ impl Supply {
             by_build_id: HashMap::new(),
             told: HashMap::new(),
             snapshots,
+            asked_missed: Instant::now(),
             counts: SupplyCounts::default(),
         })
     }
@@ -133,9 +148,9 @@ impl Supply {
 
     /// Forgets a process image that has ended.
     pub(super) fn forget(&mut self, key: ProcessKey) {
-        if self.told.remove(&key).is_some() {
-            self.maps.remove_process(&image_key(key));
-        }
+        self.told.remove(&key);
+        self.snapshots.forget(key);
+        self.maps.remove_process(&image_key(key));
     }
 
     /// Loads the tables that are finished.
@@ -170,7 +185,8 @@ impl Supply {
         for file in walked.files_wanted {
             self.ask(file);
         }
-        if walked.are_short {
+        if walked.are_short && self.asked_missed.elapsed() >= ASK_MISSED_PAUSE {
+            self.asked_missed = Instant::now();
             self.ask_missed()?;
         }
         for key in walked.processes_settled {
@@ -198,6 +214,15 @@ impl Supply {
     /// Once in a while: asks for tables that the kernel side missed without sending a snapshot.
     pub(super) fn begin_epoch(&mut self) -> Result<(), KernelError> {
         self.ask_missed()?;
+        let epoch = self.maps.epoch();
+        for (file, known) in (0..).zip(&mut self.files) {
+            if let TableState::Refused { epoch: refused } = known.state
+                && epoch.wrapping_sub(refused) >= REFUSED_EPOCHS
+            {
+                known.state = TableState::Absent;
+                self.maps.clear_never(file)?;
+            }
+        }
         self.maps.begin_epoch()
     }
 
@@ -234,7 +259,8 @@ impl Supply {
                 Err(Full) if self.evict()? => {}
                 Err(Full) => {
                     self.counts.tables_refused += 1;
-                    return Ok(TableState::Absent);
+                    self.maps.set_never(file)?;
+                    return Ok(TableState::Refused { epoch: self.maps.epoch() });
                 }
             }
         }
@@ -277,7 +303,7 @@ impl Supply {
 
     /// The number of a file; `None` if there are too many.
     fn file(&mut self, identity: FileIdentity, origin: impl FnOnce() -> Origin) -> Option<u32> {
-        if let Some(file) = self.by_origin.get(&identity) {
+        if let Some((file, _)) = self.by_origin.get(&identity) {
             return Some(*file);
         }
         let file = u32::try_from(self.files.len()).ok().filter(|file| *file < FILES_MAX)?;
@@ -289,7 +315,7 @@ impl Supply {
         let segments = match headers {
             Ok((segments, Some(build_id))) => match self.by_build_id.get(&build_id) {
                 Some(twin) if self.files.get(*twin as usize).is_some_and(|known| known.segments == segments) => {
-                    self.by_origin.insert(identity, *twin);
+                    self.by_origin.insert(identity, (*twin, origin));
                     return Some(*twin);
                 }
                 _ => {
@@ -305,8 +331,8 @@ impl Supply {
                 Vec::new()
             }
         };
+        self.by_origin.insert(identity, (file, origin.clone()));
         self.files.push(KnownFile { origin, segments, state: TableState::Absent });
-        self.by_origin.insert(identity, file);
         Some(file)
     }
 

@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use obs_common::{limits::USER_FRAMES_MAX, stack::StackEnd, unwind_row::FRAME_POINTER_RULE};
+use obs_common::{
+    limits::{RING_BYTES, SNAPSHOT_STACK_BYTES_MAX, USER_FRAMES_MAX},
+    stack::{SNAPSHOT_HEADER_BYTES, StackEnd},
+    unwind_row::FRAME_POINTER_RULE,
+};
 use obs_unwind::{Machine, Registers, Walk};
 
 use super::image_key;
@@ -29,6 +33,9 @@ const WAITING_BYTES_MAX: usize = 8 << 20;
 /// Snapshots that the kernel side may send per second, and how many of them at once: what bounds their cost.
 const PER_SECOND: f64 = 256.0;
 const BURST: f64 = 256.0;
+
+/// Snapshots that may be under way at a time: they share the ring with stacks and announcements, and have half of it.
+const RING_SHARE: u64 = RING_BYTES as u64 / 2 / (SNAPSHOT_HEADER_BYTES + SNAPSHOT_STACK_BYTES_MAX) as u64;
 
 /// How long a snapshot waits for news of its process: mappings are heard of a few milliseconds after the fact.
 const NEWS_PATIENCE: Duration = Duration::from_millis(300);
@@ -106,6 +113,11 @@ impl Snapshots {
         }
     }
 
+    /// Forgets a process image that has ended.
+    pub(super) fn forget(&mut self, key: ProcessKey) {
+        self.futile.remove(&key);
+    }
+
     /// What snapshots wait for.
     pub(super) fn waits(&self) -> impl Iterator<Item = Wait> {
         self.waiting.iter().map(|waiting| waiting.wait)
@@ -122,7 +134,7 @@ impl Snapshots {
         self.refilled += elapsed;
         self.tokens = (self.tokens + elapsed.as_secs_f64() * PER_SECOND).min(BURST);
         let room = WAITING_MAX.saturating_sub(self.waiting.len());
-        (self.tokens as u64).min(room as u64)
+        (self.tokens as u64).min(room as u64).min(RING_SHARE)
     }
 
     /// Takes in new snapshots and walks every one that may go further now.
@@ -144,6 +156,10 @@ impl Snapshots {
             if may_go_on {
                 self.step(maps, waiting.snapshot, Some(waiting.wait), now, &mut walked, done);
             } else {
+                if let Wait::Table(file) = waiting.wait {
+                    // The queue may have been full, or the table was evicted.
+                    walked.files_wanted.push(file);
+                }
                 self.waiting.push_back(waiting);
             }
         }
