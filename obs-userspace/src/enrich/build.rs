@@ -53,6 +53,10 @@ const FIRST_FUNCTIONS: &[&str] = &[
     "runtime.rt0_go.abi0",
 ];
 
+/// Functions of the kernel that replace a process's program. On the way the old program's memory goes, its stack included,
+/// while its registers are still there.
+const EXEC_FUNCTIONS: &[&str] = &["begin_new_exec", "exec_mmap", "load_elf_binary"];
+
 /// What distinguishes two frames of a profile besides function, module and kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameDetail {
@@ -195,12 +199,13 @@ impl ProfileBuilder {
                 tables.expand(names.kernel(frame), &mut stack);
             }
             let mut outermost = None;
-            for frame in group.user.iter().flat_map(|stack| &stack.frames) {
+            let user = group.user.as_deref().filter(|user| !(is_gone(user.end) && names.executes_program(group)));
+            for frame in user.iter().flat_map(|stack| &stack.frames) {
                 let resolved = names.user(group.process, frame);
                 tables.expand(resolved, &mut stack);
                 outermost = resolved;
             }
-            let quality = user_quality(group.user.as_deref(), outermost);
+            let quality = user_quality(user, outermost);
             let (_, summary) = processes.entry(group.process).or_insert_with(|| {
                 let mut info = ledger.info(group.process).unwrap_or_else(|| ProcessInfo {
                     key: group.process,
@@ -334,6 +339,25 @@ impl Addresses {
     fn kernel(&self, frame: &StackFrame) -> Option<&Resolved> {
         self.kernel.get(&frame.lookup_address())
     }
+
+    /// Whether the kernel was replacing the process's program by another.
+    fn executes_program(&self, group: &Group) -> bool {
+        let frames = group.kernel.iter().flat_map(|stack| &stack.frames);
+        let names = frames.filter_map(|frame| self.kernel(frame)?.names.as_ref().ok());
+        names.flat_map(|names| names.iter()).any(|frame| EXEC_FUNCTIONS.contains(&&*frame.function))
+    }
+}
+
+/// Whether a walk ended as it does where the stack is not there any more.
+fn is_gone(end: StackEnd) -> bool {
+    matches!(
+        end,
+        StackEnd::ReadFailed
+            | StackEnd::NotInSnapshot
+            | StackEnd::NoMapping
+            | StackEnd::NoProcessTable
+            | StackEnd::NoFileTable
+    )
 }
 
 /// How much of a user stack there is.

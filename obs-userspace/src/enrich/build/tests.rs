@@ -143,14 +143,34 @@ fn what_is_not_known_is_said() {
     assert_eq!(built.processes.iter().map(|process| &*process.name).collect::<Vec<_>>(), ["gone", "tested"]);
 }
 
+/// The address of a kernel function; `None` without the privilege to see it.
+fn kernel_address(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/kallsyms").ok()?;
+    let line = text.lines().find(|line| line.split_whitespace().nth(2) == Some(name))?;
+    u64::from_str_radix(line.split_whitespace().next()?, 16).ok().filter(|address| *address != 0)
+}
+
+#[test]
+fn a_stack_that_went_with_its_program_is_none() {
+    let Some((exec, schedule)) = kernel_address("begin_new_exec").zip(kernel_address("schedule")) else { return };
+    let in_kernel = |function: u64, end| StackSample {
+        kernel: stack(&[function + 3], StackEnd::Complete),
+        ..sample("one", stack(&[leaf()], end), 1)
+    };
+    let gone = build(FrameDetail::Functions, &[in_kernel(exec, StackEnd::ReadFailed)]);
+    assert_eq!((gone.user_stacks.absent, gone.user_stacks.incomplete.len()), (1, 0));
+    assert_eq!(functions(&gone, &gone.profile.samples[0]), ["begin_new_exec"]);
+    // Before that the old program's stack is there, and elsewhere a stack that cannot be read is cut.
+    for still_there in [in_kernel(exec, StackEnd::Complete), in_kernel(schedule, StackEnd::ReadFailed)] {
+        let built = build(FrameDetail::Functions, &[still_there]);
+        assert_eq!(built.user_stacks.absent, 0);
+        assert!(functions(&built, &built.profile.samples[0]).len() > 1);
+    }
+}
+
 #[test]
 fn kernel_frames_come_before_user_frames() {
-    let Ok(text) = std::fs::read_to_string("/proc/kallsyms") else { return };
-    let address = |name: &str| {
-        let line = text.lines().find(|line| line.split_whitespace().nth(2) == Some(name))?;
-        u64::from_str_radix(line.split_whitespace().next()?, 16).ok().filter(|address| *address != 0)
-    };
-    let Some(schedule) = address("schedule") else { return };
+    let Some(schedule) = kernel_address("schedule") else { return };
     let mut both = sample("both", stack(&[leaf()], StackEnd::Complete), 1);
     both.kernel = stack(&[schedule + 3], StackEnd::Complete);
     let thread = StackSample { user: None, ..both.clone() };
