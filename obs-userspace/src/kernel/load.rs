@@ -55,7 +55,7 @@ pub enum KernelError {
         /// Which object or program.
         what: String,
         /// What aya says.
-        why: Box<EbpfError>,
+        why: String,
     },
     /// A program was refused or could not be attached.
     #[error("the kernel refused to {what}: {why}")]
@@ -63,7 +63,7 @@ pub enum KernelError {
         /// Which program, and what was to be done with it.
         what: String,
         /// What aya says, the verifier's last words included.
-        why: Box<ProgramError>,
+        why: String,
     },
     /// A map could not be read or written.
     #[error("cannot use the BPF map {map}: {why}")]
@@ -118,7 +118,7 @@ impl KernelError {
             ProgramError::SyscallError(error) => is_denied(&error.io_error),
             _ => false,
         };
-        if denied { Self::NotPermitted { what } } else { Self::Program { what, why: Box::new(shorten(source)) } }
+        if denied { Self::NotPermitted { what } } else { Self::Program { what, why: whole(&shorten(source)) } }
     }
 
     /// Classifies a failure of a system call.
@@ -126,6 +126,20 @@ impl KernelError {
         let what = what.into();
         if is_denied(&source) { Self::NotPermitted { what } } else { Self::System { what, why: source } }
     }
+}
+
+/// An error and its causes in one line. Some errors quote their cause, some do not.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Leaves of the verifier's log, which begins with every instruction that was right, what it ends with.
@@ -200,7 +214,7 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
             EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. }) if is_denied(io_error) => {
                 KernelError::NotPermitted { what: "create BPF maps".to_owned() }
             }
-            _ => KernelError::Object { what, why: Box::new(error) },
+            _ => KernelError::Object { what, why: whole(&error) },
         }
     })?;
     let mut object = Object { name, ebpf, attached: Vec::new() };
@@ -314,5 +328,26 @@ impl Object {
         let object = self.name;
         let map = self.ebpf.take_map(name).ok_or(KernelError::Missing { object, part: name })?;
         M::try_from(map).map_err(|error| KernelError::Map { map: name, why: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Failed {
+        text: &'static str,
+        source: io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || io::Error::from_raw_os_error(24);
+        let silent = Failed { text: "no map", source: cause() };
+        assert_eq!(whole(&silent), "no map: Too many open files (os error 24)");
+        let quoting = Failed { text: "no map: Too many open files (os error 24)", source: cause() };
+        assert_eq!(whole(&quoting), quoting.text);
     }
 }
