@@ -23,8 +23,8 @@ use obs_common::{
         PROCESSES_MAX, ProcessMappings,
     },
     unwind_row::{
-        CfaKind, FpKind, OTHER_STACK, PAGE_BITS, PAGE_MASK, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind,
-        SEARCH_STEPS_MAX, row_pc, row_rule,
+        self, CfaKind, FRAME_POINTER_RULE, FpKind, OTHER_STACK, PAGE_BITS, PAGE_MASK, RA_SIGNED, RBX, RBX_LOST,
+        RBX_UNCHANGED, RaKind, SEARCH_STEPS_MAX, row_pc, row_rule,
     },
 };
 
@@ -263,7 +263,7 @@ fn word(position: u32) -> Option<u32> {
     Some(unsafe { block.cast::<u32>().add(place).read() })
 }
 
-/// The three words of a rule; see `obs_common::unwind_row::Rule`.
+/// The three words of a rule, its offsets in bytes; see `obs_common::unwind_row::Rule`.
 struct Rule {
     cfa_offset: i64,
     fp_offset: i64,
@@ -332,14 +332,10 @@ fn find_in_page(pages_at: u32, rows_at: u32, rules_at: u32, pc: u32) -> Option<R
 }
 
 /// The convention that most just-in-time compilers keep.
-const FRAME_POINTER: Rule = Rule {
-    cfa_offset: 16,
-    fp_offset: -16,
-    ra_offset: -8,
-    cfa_kind: CfaKind::FramePointer as u8,
-    fp_kind: FpKind::AtCfa as u8,
-    ra_kind: RaKind::AtCfa as u8,
-    arg: 0,
+const FRAME_POINTER: Rule = {
+    let unwind_row::Rule { cfa_offset, fp_offset, ra_offset, cfa_kind, fp_kind, ra_kind, arg } = FRAME_POINTER_RULE;
+    let (fp_offset, ra_offset) = (fp_offset as i64 * 8, ra_offset as i64 * 8);
+    Rule { cfa_offset: cfa_offset as i64, fp_offset, ra_offset, cfa_kind, fp_kind, ra_kind, arg }
 };
 
 /// Reads a word of the user's memory.
@@ -438,7 +434,7 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule) -> i64 {
             _ => return finish(walk, StackEnd::ReadFailed),
         }
     };
-    let ra = if rule.ra_kind & RA_SIGNED != 0 { ra & obs_common::unwind_row::AARCH64_ADDRESS } else { ra };
+    let ra = if rule.ra_kind & RA_SIGNED != 0 { ra & unwind_row::AARCH64_ADDRESS } else { ra };
     if ra == 0 {
         return finish(walk, StackEnd::ReturnAddressZero);
     }
