@@ -4,9 +4,11 @@
 //! documentation table and the test that loads everything iterate over it.
 
 pub mod cpu;
-pub(crate) mod stacks;
+mod stacks;
 
 use std::os::fd::BorrowedFd;
+
+pub(crate) use self::stacks::user_stack;
 
 use crate::{
     config::{

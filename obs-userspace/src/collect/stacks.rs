@@ -3,7 +3,7 @@
 //! Stacks arrive once through the ring buffer, counts by stack id through two maps that take turns. Both are joined here.
 //! A stack that the kernel side could not walk arrives as a snapshot; its counts wait until someone has walked it.
 
-pub(crate) mod decode;
+mod decode;
 mod table;
 
 use std::{collections::HashSet, os::fd::AsFd as _, os::fd::BorrowedFd, sync::Arc};
@@ -13,6 +13,7 @@ use obs_common::{
     stack::{LOST_STACK, NO_STACK, StackKey, StackValue},
 };
 
+pub(crate) use self::decode::user_stack;
 use self::{
     decode::{Decoded, decode, text},
     table::{StackTable, WalkedStacks},

@@ -15,7 +15,7 @@ use obs_unwind::{Machine, Registers, Walk};
 
 use super::image_key;
 use crate::{
-    collect::stacks::decode::user_stack,
+    collect::user_stack,
     kernel::unwind::{Found, UnwindMaps},
     model::{
         self,
