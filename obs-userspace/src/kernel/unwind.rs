@@ -107,6 +107,8 @@ pub struct UnwindMaps {
     images: HashMap<ImageKey, ProcessMappings>,
     epoch_map: Array<MapData, u32>,
     epoch: u32,
+    /// The latest [`FileTable::generation`].
+    generation: u32,
     snapshots_left: Array<MapData, u64>,
     /// Runs of the arena and of the mappings that programs in flight may still read.
     retired_arena: Vec<(u32, u32)>,
@@ -133,6 +135,7 @@ impl UnwindMaps {
             images: HashMap::new(),
             epoch_map: object.take_map("UNWIND_EPOCH")?,
             epoch: 0,
+            generation: 0,
             snapshots_left: object.take_map("SNAPSHOTS_LEFT")?,
             retired_arena: Vec::new(),
             retired_mappings: Vec::new(),
@@ -155,6 +158,8 @@ impl UnwindMaps {
         }
         self.arena.write(pages_at, table.pages);
         self.arena.write(rows_at, table.rows);
+        // Never 0: the kernel side has that where it remembers nothing.
+        self.generation = self.generation.wrapping_add(1).max(1);
         let entry = FileTable {
             first_page: table.first_page,
             pages_count: (table.pages.len() as u32).saturating_sub(1),
@@ -162,6 +167,8 @@ impl UnwindMaps {
             rows_at,
             rules_at,
             used_epoch: self.epoch,
+            generation: self.generation,
+            reserved: 0,
         };
         // First where it lies, then that it is there: the kernel copies an element word by word.
         self.set_file(file, FileTable { pages_count: 0, ..entry })?;
@@ -212,7 +219,16 @@ impl UnwindMaps {
             return Found::Never;
         }
         let Some(Loaded { entry, words }) = self.loaded.get(file) else { return Found::NotLoaded(*file) };
-        let FileTable { first_page, pages_count, pages_at, rows_at, rules_at, used_epoch: _ } = *entry;
+        let FileTable {
+            first_page,
+            pages_count,
+            pages_at,
+            rows_at,
+            rules_at,
+            used_epoch: _,
+            generation: _,
+            reserved: _,
+        } = *entry;
         let table = TableArrays {
             first_page,
             pages: self.arena.read(pages_at, pages_count + 1),
