@@ -16,6 +16,7 @@ use crate::{
         duration,
         filter::Filter,
         sampling::{Frequency, SamplingEvent},
+        symbol_cache::SymbolCache,
     },
     export::{self, ExportError, Format},
     kernel::launch::{self, Running},
@@ -71,6 +72,9 @@ pub(super) struct RecordArgs {
     /// The format, where the ending does not say
     #[arg(long, value_name = "FORMAT", long_help = format!("The format, where the ending does not say:\n{}", Format::help()))]
     format: Option<Format>,
+    /// Where to keep the names of functions for the next recording, or none [default: /var/cache/obs; ~/.cache/obs if not root]
+    #[arg(long, value_name = "FOLDER")]
+    symbol_cache: Option<SymbolCache>,
     /// How to print the closing summary on standard error
     #[arg(long, value_name = "FORM", default_value = "text", value_enum)]
     summary: SummaryForm,
@@ -138,7 +142,8 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     // Before anything is measured: a recording that cannot be kept is not worth making.
     let output = Output::open(&args.output)?;
 
-    let recording = Recording { spec, settings, duration: args.duration, command: args.command };
+    let symbol_cache = args.symbol_cache.unwrap_or_else(|| SymbolCache::usual(rustix::process::geteuid().is_root()));
+    let recording = Recording { spec, settings, duration: args.duration, command: args.command, symbol_cache };
     let mut progress = Progress::new(args.duration, args.summary == SummaryForm::Text);
     let recorded = recording::run(recording, &mut |state| progress.show(state))?;
     progress.finish();

@@ -3,3 +3,4 @@
 pub mod duration;
 pub mod filter;
 pub mod sampling;
+pub mod symbol_cache;

@@ -24,10 +24,11 @@ use super::{
 };
 use crate::{
     collect::{Collector, CollectorSpec, Polled, Settings},
+    config::symbol_cache::{self, SymbolCache},
     enrich::{
         build::{BuildOptions, BuiltProfile, FrameDetail, ProfileBuilder, ValueSource},
         process::{Ledger, Procfs},
-        symbolize::{Symbolizer, SymbolizerOptions},
+        symbolize::{CacheOptions, Symbolizer, SymbolizerOptions},
     },
     kernel::{
         launch::{Held, Running},
@@ -69,6 +70,8 @@ pub struct Recording {
     pub duration: Option<Duration>,
     /// A command to start and to measure; empty for none.
     pub command: Vec<OsString>,
+    /// Whether names are kept for the next recording, and where.
+    pub symbol_cache: SymbolCache,
 }
 
 /// How far a recording is.
@@ -112,7 +115,7 @@ impl Recorded {
 /// # Errors
 /// If what was asked for does not exist, or the kernel refuses.
 pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result<Recorded> {
-    let Recording { spec, mut settings, duration, command } = recording;
+    let Recording { spec, mut settings, duration, command, symbol_cache } = recording;
     let cpu_before = cost::cpu_time();
     let mut targets = Targets::open(&settings.filter.pids)?;
     check_threads(&settings.filter.tids)?;
@@ -141,7 +144,7 @@ pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result
     session.settle()?;
 
     show(&Phase::Symbolizing);
-    let (profile, mut summary) = session.finish(nanoseconds(started_unix), nanoseconds(elapsed))?;
+    let (profile, mut summary) = session.finish(symbol_cache, nanoseconds(started_unix), nanoseconds(elapsed))?;
     summary.collector = spec.name.to_owned();
     summary.duration_seconds = elapsed.as_secs_f64();
     if spec.samples {
@@ -336,9 +339,18 @@ impl Session {
     }
 
     /// Finds names, and adds everything up.
-    fn finish(self, started_unix_ns: u64, duration_ns: u64) -> anyhow::Result<(Profile, Summary)> {
+    fn finish(
+        self,
+        symbol_cache: SymbolCache,
+        started_unix_ns: u64,
+        duration_ns: u64,
+    ) -> anyhow::Result<(Profile, Summary)> {
         let Self { collector, supply, stats, mut ledger, builder, side_band_lost, mut notes, .. } = self;
-        let mut symbolizer = Symbolizer::new(SymbolizerOptions::default());
+        let cache = match symbol_cache {
+            SymbolCache::Off => None,
+            SymbolCache::Folder(folder) => Some(CacheOptions { folder, bytes_max: symbol_cache::BYTES_MAX_DEFAULT }),
+        };
+        let mut symbolizer = Symbolizer::new(SymbolizerOptions { cache, ..SymbolizerOptions::default() });
         let mut samples = collector.sample_counts()?;
         let programs: Vec<_> = collector.program_stats();
         let map_bytes = map_memory_bytes().context("cannot read the size of the BPF maps")?;
