@@ -11,7 +11,10 @@ use super::summary::{cut_line, percent_of};
 use crate::{
     collect::{Settings, cpu},
     config::{filter::Filter, sampling::Frequency, symbol_cache::SymbolCache},
-    model::summary::{FrameCounts, ProcessSummary, StackCounts, Summary},
+    model::{
+        profile::FrameDetail,
+        summary::{FrameCounts, ProcessSummary, StackCounts, Summary},
+    },
     pipeline::record::{self as recording, Recording},
 };
 
@@ -40,8 +43,14 @@ pub(super) fn run(pid: u32, duration: Duration, json: bool, out: &mut dyn Write)
     let settings = Settings { filter, frequency, ..Settings::default() };
     // What it is asked about is how stacks are walked, not what the frames are called.
     let symbol_cache = SymbolCache::Off;
-    let recording =
-        Recording { spec: &cpu::SPEC, settings, duration: Some(duration), command: Vec::new(), symbol_cache };
+    let recording = Recording {
+        spec: &cpu::SPEC,
+        settings,
+        duration: Some(duration),
+        command: Vec::new(),
+        detail: FrameDetail::Functions,
+        symbol_cache,
+    };
     let summary = recording::run(recording, &mut |_| ())?.summary();
     if json {
         let Summary { duration_seconds, processes, frames, notes, .. } = &summary;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{
     process::{ProcessInfo, ProcessKey},
-    profile::{Frame, FrameKind, Module, Profile, ProfileSample, ValueType},
+    profile::{Frame, FrameDetail, FrameKind, Module, Profile, ProfileSample, ValueType},
     record::StackSample,
     stack::{Stack, StackEnd, StackFrame},
     summary::{CutSummary, FrameCounts, ProcessSummary, StackCounts},
@@ -56,17 +56,6 @@ const FIRST_FUNCTIONS: &[&str] = &[
 /// Functions of the kernel that replace a process's program. On the way the old program's memory goes, its stack included,
 /// while its registers are still there.
 const EXEC_FUNCTIONS: &[&str] = &["begin_new_exec", "exec_mmap", "load_elf_binary"];
-
-/// What distinguishes two frames of a profile besides function, module and kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameDetail {
-    /// Nothing: one frame per function.
-    Functions,
-    /// The source line, where it is known.
-    Lines,
-    /// The source line and the address.
-    Addresses,
-}
 
 /// From what a sample's value comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

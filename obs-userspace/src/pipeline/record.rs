@@ -26,7 +26,7 @@ use crate::{
     collect::{Collector, CollectorSpec, Polled, Settings},
     config::symbol_cache::{self, SymbolCache},
     enrich::{
-        build::{BuildOptions, BuiltProfile, FrameDetail, ProfileBuilder, ValueSource},
+        build::{BuildOptions, BuiltProfile, ProfileBuilder, ValueSource},
         process::{Ledger, Procfs},
         symbolize::{CacheOptions, Symbolizer, SymbolizerOptions},
     },
@@ -37,7 +37,7 @@ use crate::{
     },
     model::{
         process::{ProcessEvent, ProcessKey},
-        profile::Profile,
+        profile::{FrameDetail, Profile},
         record::Record,
         summary::{Cost, ProgramCost, Summary},
     },
@@ -70,6 +70,8 @@ pub struct Recording {
     pub duration: Option<Duration>,
     /// A command to start and to measure; empty for none.
     pub command: Vec<OsString>,
+    /// What distinguishes frames.
+    pub detail: FrameDetail,
     /// Whether names are kept for the next recording, and where.
     pub symbol_cache: SymbolCache,
 }
@@ -115,7 +117,7 @@ impl Recorded {
 /// # Errors
 /// If what was asked for does not exist, or the kernel refuses.
 pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result<Recorded> {
-    let Recording { spec, mut settings, duration, command, symbol_cache } = recording;
+    let Recording { spec, mut settings, duration, command, detail, symbol_cache } = recording;
     let cpu_before = cost::cpu_time();
     let mut targets = Targets::open(&settings.filter.pids)?;
     check_threads(&settings.filter.tids)?;
@@ -130,7 +132,7 @@ pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result
         settings.filter.pids_at_exec.push(held.pid());
         targets = Targets::open(&[held.pid()])?;
     }
-    let mut session = Session::start(spec, &settings)?;
+    let mut session = Session::start(spec, &settings, detail)?;
     let started = Instant::now();
     let started_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let running = held.map(Held::release).transpose();
@@ -173,7 +175,7 @@ struct Session {
 }
 
 impl Session {
-    fn start(spec: &CollectorSpec, settings: &Settings) -> anyhow::Result<Self> {
+    fn start(spec: &CollectorSpec, settings: &Settings, detail: FrameDetail) -> anyhow::Result<Self> {
         let mut notes = Vec::new();
         let stats = RunTimeStats::enable();
         let stats =
@@ -205,7 +207,7 @@ impl Session {
             collector: spec.name,
             values: weighted.collect(),
             period: collector.period().zip(values.last()).map(|(period, kind)| (*kind, period)),
-            detail: FrameDetail::Lines,
+            detail,
         };
         Ok(Self {
             collector,
