@@ -99,6 +99,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("go_with_cgo", ["go_cgo"], go_with_cgo),
     scenario!("code_made_at_run_time", ["jit"], jit),
     scenario!("in_namespaces_of_its_own", ["jit"] + NEEDS_UNSHARE, in_namespaces),
+    scenario!("code_of_a_bpf_program", ["bpf_program"], bpf_program),
     scenario!("doctor_names_the_file_that_cuts_stacks", ["musl_static"], quality),
     scenario!("a_process_whose_first_thread_has_ended", ["leaderless"], |context| {
         check(context, &["leaderless"], &[Expectation::most(&["**", "left_behind", "burn"])])?;
@@ -311,4 +312,18 @@ fn in_namespaces(context: &Context) -> Result<()> {
     folded.stacks.retain(|stack| stack.process == "inside");
     Chains::new(&[Expectation::most(&["_start", "**", "main", "run_jit", "jit_outer", "jit_middle", "jit_hot"])])
         .ensure(&folded)
+}
+
+/// A BPF program's code is a frame of the kernel's, named by the program.
+fn bpf_program(context: &Context) -> Result<()> {
+    let recording = record(context, &["bpf_program"])?;
+    let output = recording.finished.stdout_text();
+    let tag = output.lines().find_map(|line| line.strip_prefix("tag ")).context("the workload named no tag")?;
+    let name = format!("bpf_prog_{tag}_obs_test_bpf_[k]");
+    let folded = recording.folded()?;
+    let inside = folded.count(|stack| stack.frames.last() == Some(&name));
+    ensure!(inside * 2 > folded.total(), "{name} is the leaf of {inside} of {} samples only", folded.total());
+    let below_send = folded.count(|stack| stack.frames.last() == Some(&name) && stack.has("main"));
+    ensure!(below_send == inside, "{} samples in {name} have no caller in main", inside - below_send);
+    Ok(())
 }

@@ -33,7 +33,7 @@ pub(super) fn process_event(event: SidebandEvent) -> Option<ProcessEvent> {
         SidebandEvent::Exited { pid, tid, time_ns } => {
             Some(ProcessEvent::ThreadExited { pid, is_leader: pid == tid, time_ns })
         }
-        SidebandEvent::Lost { .. } => None,
+        SidebandEvent::KernelCode { .. } | SidebandEvent::Lost { .. } => None,
     }
 }
 

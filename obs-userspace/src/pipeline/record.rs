@@ -28,12 +28,13 @@ use crate::{
     enrich::{
         build::{BuildOptions, BuiltProfile, ProfileBuilder, ValueSource},
         process::{Ledger, Procfs},
-        symbolize::{CacheOptions, Symbolizer, SymbolizerOptions},
+        symbolize::{CacheOptions, KernelCode, Symbolizer, SymbolizerOptions},
     },
     kernel::{
         launch::{Held, Running},
         read::{RunTimeStats, map_memory_bytes},
-        sideband::{Sideband, SidebandOptions},
+        sideband::{Sideband, SidebandEvent, SidebandOptions},
+        sys::jited::jited_functions,
     },
     model::{
         process::{ProcessEvent, ProcessKey},
@@ -165,6 +166,7 @@ struct Session {
     table_built: rustix::fd::OwnedFd,
     stats: Option<RunTimeStats>,
     ledger: Ledger,
+    kernel_code: KernelCode,
     builder: ProfileBuilder,
     /// Process images that were measured and have not ended.
     measured: HashSet<ProcessKey>,
@@ -216,6 +218,7 @@ impl Session {
             table_built,
             stats,
             ledger: Ledger::new(Procfs::new()),
+            kernel_code: KernelCode::default(),
             builder: ProfileBuilder::new(options),
             measured: HashSet::new(),
             looked: Instant::now(),
@@ -273,9 +276,12 @@ impl Session {
     /// Takes what cannot wait: what processes do, which of them are measured, and which unwind tables are ready.
     fn look(&mut self) -> anyhow::Result<()> {
         self.looked = Instant::now();
-        let Self { collector, sideband, supply, ledger, measured, .. } = self;
+        let Self { collector, sideband, supply, ledger, measured, kernel_code, .. } = self;
         if let Some(sideband) = sideband {
             let read = sideband.read(|event| {
+                if let SidebandEvent::KernelCode { start, length_bytes, name, .. } = &event {
+                    kernel_code.add_named(*start, *length_bytes, &String::from_utf8_lossy(name));
+                }
                 if let Some(event) = process_event(event) {
                     ledger.apply(event);
                 }
@@ -347,12 +353,18 @@ impl Session {
         started_unix_ns: u64,
         duration_ns: u64,
     ) -> anyhow::Result<(Profile, Summary)> {
-        let Self { collector, supply, stats, mut ledger, builder, side_band_lost, mut notes, .. } = self;
+        let Self { collector, supply, stats, mut ledger, mut kernel_code, builder, side_band_lost, mut notes, .. } =
+            self;
         let cache = match symbol_cache {
             SymbolCache::Off => None,
             SymbolCache::Folder(folder) => Some(CacheOptions { folder, bytes_max: symbol_cache::BYTES_MAX_DEFAULT }),
         };
         let mut symbolizer = Symbolizer::new(SymbolizerOptions { cache, ..SymbolizerOptions::default() });
+        match jited_functions() {
+            Ok(functions) => kernel_code.set_loaded(functions),
+            Err(error) => notes.push(format!("BPF programs that ran before have no names: {error}")),
+        }
+        symbolizer.set_kernel_code(kernel_code);
         let mut samples = collector.sample_counts()?;
         let programs: Vec<_> = collector.program_stats();
         let map_bytes = map_memory_bytes().context("cannot read the size of the BPF maps")?;

@@ -15,6 +15,7 @@ mod dwarf;
 mod elf;
 mod file;
 mod kernel;
+mod kernel_code;
 mod perf_map;
 mod plt;
 mod reason;
@@ -30,6 +31,7 @@ use std::{
 pub use self::{
     cache::CacheOptions,
     dwarf::{DWARF_BYTES_MAX, DWARF_COPY_BYTES_MAX, DWARF_UNPACKED_BYTES_MAX},
+    kernel_code::KernelCode,
     perf_map::{PERF_MAP_BYTES_MAX, PERF_MAP_LINES_MAX},
     reason::{FileError, NoSymbol},
     vdso::image as vdso_image,
@@ -121,6 +123,7 @@ pub struct Symbolizer {
     options: SymbolizerOptions,
     cache: Option<DiskCache>,
     remembered: file::Remembered,
+    kernel_code: KernelCode,
     problems: BTreeMap<(Arc<str>, NoSymbol), FileProblem>,
 }
 
@@ -136,7 +139,18 @@ impl Symbolizer {
                 })
                 .ok()
         });
-        Self { options, cache, remembered: file::Remembered::default(), problems: BTreeMap::new() }
+        Self {
+            options,
+            cache,
+            remembered: file::Remembered::default(),
+            kernel_code: KernelCode::default(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// Says what is known of code that comes into the kernel and leaves it.
+    pub fn set_kernel_code(&mut self, code: KernelCode) {
+        self.kernel_code = code;
     }
 
     /// Resolves addresses of processes. The answers are in the same order.
@@ -210,7 +224,7 @@ impl Symbolizer {
         let mut addresses = wanted.to_vec();
         addresses.sort_unstable();
         addresses.dedup();
-        let found = kernel::find(&self.options.kallsyms, &addresses);
+        let found = kernel::find(&self.options.kallsyms, &addresses, &self.kernel_code);
         let mut modules: HashMap<Option<String>, Arc<Module>> = HashMap::new();
         let mut module = |name: Option<String>| {
             let path = match &name {
