@@ -91,7 +91,7 @@ mod tests {
     fn symbols_end_where_their_code_ends() {
         let mut code = KernelCode::default();
         assert!(!code.covers(0x1000, "bpf_prog_1_a", 0x1008), "how long it is, nobody knows");
-        code.set_loaded(vec![0x1000..0x1100]);
+        code.set_loaded(std::iter::once(0x1000..0x1100).collect());
         assert_eq!([0x1008, 0x10ff, 0x1100].map(|it| code.covers(0x1000, "bpf_prog_1_a", it)), [true, true, false]);
         assert!(!code.covers(0x800, "bpf_prog_0_x", 0x1008), "that lies in another function");
         assert!(code.covers(0x2000, "bpf_trampoline_7", 0x2fff) && !code.covers(0x2000, "bpf_trampoline_7", 0x3000));
