@@ -1,6 +1,7 @@
 //! What obs says of its own work: its log, and what it costs.
 
 pub mod cost;
+pub mod governor;
 pub mod log;
 
 use clap::ValueEnum;
