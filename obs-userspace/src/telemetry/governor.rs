@@ -11,6 +11,7 @@
 
 mod breaker;
 mod ladder;
+mod publish;
 mod steps;
 #[cfg(test)]
 mod tests;

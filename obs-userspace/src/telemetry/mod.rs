@@ -2,7 +2,9 @@
 
 pub mod cost;
 pub mod governor;
+pub mod host;
 pub mod log;
+pub mod self_metrics;
 
 use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
