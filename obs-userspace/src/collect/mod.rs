@@ -4,6 +4,7 @@
 //! documentation table and the test that loads everything iterate over it.
 
 pub mod cpu;
+pub mod resources;
 mod stacks;
 
 use std::os::fd::BorrowedFd;
