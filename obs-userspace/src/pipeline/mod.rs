@@ -2,6 +2,7 @@
 
 mod convert;
 pub mod record;
+mod session;
 mod signals;
 mod targets;
 mod unwind;
