@@ -219,7 +219,7 @@ impl Measuring {
         let programs: Vec<_> = session.collector.program_stats();
         let map_bytes = map_memory_bytes().context("cannot read the size of the BPF maps")?;
         let BuiltProfile { profile, user_stacks, frames, processes, samples: _, samples_dropped, problems } =
-            builder.finish(&mut session.ledger, &mut symbolizer, started_unix_ns, duration_ns);
+            builder.gather(&session.ledger).name(&mut symbolizer, started_unix_ns, duration_ns);
         if samples_dropped > 0 {
             samples.taken -= samples_dropped;
             samples.lost.insert("too many different stacks".to_owned(), samples_dropped);

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    enrich::process::Procfs,
+    enrich::process::{Ledger, Procfs},
     model::process::{BuildId, FileId, MappedRegion, ProcessEvent},
 };
 
@@ -100,8 +100,8 @@ fn names_with(options: SymbolizerOptions, path: &Path, addresses: &[u64]) -> Vec
         headers.segments.iter().find(within).map(|segment| address - segment.address + segment.offset).unwrap()
     };
     let wanted: Vec<(ProcessKey, u64)> = addresses.iter().map(|address| (KEY, offset(address))).collect();
-    let mut ledger = process(path, Some(id_of(path)), None);
-    let resolved = Symbolizer::new(options).user(&mut ledger, &wanted);
+    let ledger = process(path, Some(id_of(path)), None);
+    let resolved = Symbolizer::new(options).user(&ledger.places([KEY]), &wanted);
     for (resolved, address) in resolved.iter().zip(addresses) {
         assert_eq!(resolved.address, *address, "the address in the file comes back");
     }
@@ -361,7 +361,7 @@ fn a_deleted_program_that_runs_keeps_its_names() {
     child.wait().unwrap();
     // Only now, after its end, and though another file has its name.
     let wanted = [(key, region.start + main - region.file_offset), (key, vdso.unwrap_or_default())];
-    let found = Symbolizer::new(quiet()).user(&mut ledger, &wanted);
+    let found = Symbolizer::new(quiet()).user(&ledger.places([key]), &wanted);
     assert_eq!(functions(&found[0]), ["main"]);
     assert_eq!(&*found[0].module.as_ref().unwrap().path, path.to_str().unwrap());
     if vdso.is_some() {
@@ -398,9 +398,9 @@ fn names_are_kept_from_run_to_run() {
 
 #[test]
 fn a_mapped_jit_region_without_map_is_its_own_reason() {
-    let mut ledger = process(Path::new("//anon"), None, None);
+    let ledger = process(Path::new("//anon"), None, None);
     let mut symbolizer = Symbolizer::new(quiet());
-    let found = symbolizer.user(&mut ledger, &[(KEY, 0x1234)]);
+    let found = symbolizer.user(&ledger.places([KEY]), &[(KEY, 0x1234)]);
     assert_eq!((found[0].kind, found[0].address), (FrameKind::Jit, 0x1234));
     assert_eq!(found[0].names, Err(NoSymbol::JitWithoutMap));
 }
@@ -437,7 +437,7 @@ fn compiled_code_keeps_its_names_after_its_process_ended() {
     child.kill().unwrap();
     child.wait().unwrap();
     std::fs::remove_file(&map).unwrap();
-    let found = Symbolizer::new(quiet()).user(&mut ledger, &[(key, address), (key, address + (1 << 20))]);
+    let found = Symbolizer::new(quiet()).user(&ledger.places([key]), &[(key, address), (key, address + (1 << 20))]);
     assert_eq!(found[0].kind, FrameKind::Jit);
     assert!(functions(&found[0])[0].contains("obsHot"), "{found:?}");
     assert!(found[1].names.is_err() || !functions(&found[1])[0].contains("obsHot"), "{found:?}");
@@ -484,9 +484,9 @@ mod properties {
             bytes[..16].copy_from_slice(&std::fs::read(path).unwrap()[..16]);
             let path = folder.path().join("bad");
             std::fs::write(&path, &bytes).unwrap();
-            let mut ledger = process(&path, Some(id_of(&path)), None);
+            let ledger = process(&path, Some(id_of(&path)), None);
             let wanted: Vec<(ProcessKey, u64)> = (0..64).map(|place| (KEY, place * 0x81)).collect();
-            prop_assert_eq!(Symbolizer::new(quiet()).user(&mut ledger, &wanted).len(), wanted.len());
+            prop_assert_eq!(Symbolizer::new(quiet()).user(&ledger.places([KEY]), &wanted).len(), wanted.len());
         }
     }
 
