@@ -310,7 +310,7 @@ fn a_replaced_file_gives_no_names() {
     let wanted = [(KEY, 0x1040)];
     let ask = |id, build_id| {
         let mut symbolizer = Symbolizer::new(quiet());
-        let names = symbolizer.user(&mut process(&path, id, build_id), &wanted).remove(0).names;
+        let names = symbolizer.user(&process(&path, id, build_id).places([KEY]), &wanted).remove(0).names;
         (names, symbolizer.problems())
     };
     assert!(ask(Some(id), None).0.is_ok());
