@@ -1,5 +1,6 @@
 //! The only place that wires stages together.
 
+pub mod agent;
 mod convert;
 pub mod record;
 mod session;

@@ -116,8 +116,8 @@ impl Session {
         let Self { collector, sideband, supply, ledger, kernel_code, measured, .. } = self;
         if let Some(sideband) = sideband {
             let read = sideband.read(|event| {
-                if let SidebandEvent::KernelCode { start, length_bytes, name, .. } = &event {
-                    kernel_code.add_named(*start, *length_bytes, &String::from_utf8_lossy(name));
+                if let SidebandEvent::KernelCode { start, length_bytes, name, is_loaded, .. } = &event {
+                    kernel_code.add_named(*start, *length_bytes, &String::from_utf8_lossy(name), *is_loaded);
                 }
                 if let Some(event) = process_event(event) {
                     ledger.apply(event);
@@ -156,6 +156,13 @@ impl Session {
         Ok(())
     }
 
+    /// Whether stacks that the kernel side cannot walk are walked here.
+    pub(super) fn walk_snapshots(&mut self, wanted: bool) {
+        if let Some(supply) = &mut self.supply {
+            supply.take_snapshots(wanted);
+        }
+    }
+
     /// Stops measuring, waits for the unwind tables of the stacks that still lack them, and takes what there is.
     pub(super) fn finish(&mut self, mut take: impl FnMut(&mut Ledger, &Record)) -> anyhow::Result<()> {
         self.collector.stop();
@@ -185,7 +192,8 @@ impl Session {
     }
 }
 
-fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<(), Errno> {
+/// Waits until one of these is ready, at most `timeout`.
+pub(super) fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<(), Errno> {
     let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
     match poll(fds, Some(&timeout)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),

@@ -153,6 +153,11 @@ impl Symbolizer {
         self.kernel_code = code;
     }
 
+    /// Whether DWARF is read from now on, for inlined functions and source lines.
+    pub fn set_reads_dwarf(&mut self, wanted: bool) {
+        self.options.reads_dwarf = wanted;
+    }
+
     /// Resolves addresses of processes. The answers are in the same order.
     pub fn user(&mut self, places: &Places, wanted: &[(ProcessKey, u64)]) -> Vec<Resolved> {
         let mut batch = Batch { answers: vec![None; wanted.len()], ..Batch::default() };
