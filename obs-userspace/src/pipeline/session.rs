@@ -16,7 +16,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{convert::process_event, unwind::Supply};
+use super::{
+    convert::{history_event, process_event},
+    unwind::Supply,
+};
 use crate::{
     collect::{Collector, CollectorSpec, Polled, Settings},
     enrich::{
@@ -26,7 +29,7 @@ use crate::{
     kernel::sideband::{Sideband, SidebandEvent, SidebandOptions},
     model::{
         process::{ProcessEvent, ProcessKey},
-        record::Record,
+        record::{Event, Record},
     },
 };
 
@@ -39,6 +42,27 @@ const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// Longest time that the end waits for unwind tables that its last stacks need.
 const SETTLE_MAX: Duration = Duration::from_secs(3);
 
+/// Most events of a window that are kept; a storm of short programs has thousands a second.
+const EVENTS_MAX: usize = 2_000;
+
+/// What happened to processes since it was last taken.
+#[derive(Default)]
+pub(super) struct History {
+    pub(super) events: Vec<Event>,
+    /// Events that found no room.
+    pub(super) dropped: u64,
+}
+
+impl History {
+    fn add(&mut self, event: Event) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push(event);
+        } else {
+            self.dropped += 1;
+        }
+    }
+}
+
 /// A collector at work.
 pub(super) struct Session {
     pub(super) collector: Box<dyn Collector>,
@@ -47,6 +71,8 @@ pub(super) struct Session {
     pub(super) kernel_code: KernelCode,
     /// Notices of what processes do that the kernel dropped.
     pub(super) notices_lost: u64,
+    /// What happened to processes, for those who keep a history: `None` if nobody does.
+    pub(super) history: Option<History>,
     /// What users should know of how it started.
     pub(super) notes: Vec<String>,
     sideband: Option<Sideband>,
@@ -84,6 +110,7 @@ impl Session {
             ledger: Ledger::new(Procfs::new()),
             kernel_code: KernelCode::default(),
             notices_lost: 0,
+            history: None,
             notes,
             sideband,
             supply,
@@ -113,11 +140,14 @@ impl Session {
     /// Takes what cannot wait: what processes do, which of them are measured, and which unwind tables are ready.
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
         self.looked = Instant::now();
-        let Self { collector, sideband, supply, ledger, kernel_code, measured, .. } = self;
+        let Self { collector, sideband, supply, ledger, kernel_code, history, measured, .. } = self;
         if let Some(sideband) = sideband {
             let read = sideband.read(|event| {
                 if let SidebandEvent::KernelCode { start, length_bytes, name, is_loaded, .. } = &event {
                     kernel_code.add_named(*start, *length_bytes, &String::from_utf8_lossy(name), *is_loaded);
+                }
+                if let (Some(history), Some(event)) = (&mut *history, history_event(&event)) {
+                    history.add(event);
                 }
                 if let Some(event) = process_event(event) {
                     ledger.apply(event);

@@ -19,7 +19,10 @@ use self::{
     governing::{Governing, Orders, ProgramTime},
     keeper::{Keeper, Measured, Shared},
 };
-use super::{session::Session, signals::AgentSignals};
+use super::{
+    session::{History, Session},
+    signals::AgentSignals,
+};
 use crate::{
     collect::{COLLECTORS, CollectorSpec},
     config::agent::{self, AgentConfig, ConfigErrors, Loaded},
@@ -150,7 +153,11 @@ impl Agent {
                 self.stage.errors.add(1);
                 tracing::error!(error = format!("{error:#}"), "samples were lost: they cannot be read");
             }
-            let Session { ledger, kernel_code, .. } = &mut sampler.session;
+            let Session { ledger, kernel_code, history, .. } = &mut sampler.session;
+            if let Some(History { events, dropped }) = history.replace(History::default()) {
+                self.stage.dropped("too-many-events").add(dropped);
+                measured.events = events;
+            }
             let fresh = ProfileBuilder::new(sampler.options.clone());
             measured.samples.push(std::mem::replace(&mut sampler.builder, fresh).gather(ledger));
             measured.kernel_code = kernel_code.clone();
@@ -249,7 +256,10 @@ impl Sampler {
     fn start(config: &AgentConfig, registry: &Registry) -> Option<Self> {
         let spec = Self::spec().filter(|_| Self::wanted(config))?;
         let settings = options::settings(config, spec);
-        let session = Session::start(spec, &settings);
+        let session = Session::start(spec, &settings).map(|mut session| {
+            session.history = Some(History::default());
+            session
+        });
         registry.gauge(&COLLECTOR_RUNNING, &[spec.name]).set_bool(session.is_ok());
         let session = match session {
             Ok(session) => session,
