@@ -14,6 +14,7 @@ mod demangle;
 mod dwarf;
 mod elf;
 mod file;
+mod index;
 mod kernel;
 mod kernel_code;
 mod perf_map;
@@ -31,6 +32,7 @@ use std::{
 pub use self::{
     cache::CacheOptions,
     dwarf::{DWARF_BYTES_MAX, DWARF_COPY_BYTES_MAX, DWARF_UNPACKED_BYTES_MAX},
+    index::INDEX_BYTES_MAX,
     kernel_code::KernelCode,
     perf_map::{PERF_MAP_BYTES_MAX, PERF_MAP_LINES_MAX},
     reason::{FileError, NoSymbol},

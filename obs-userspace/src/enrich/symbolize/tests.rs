@@ -87,7 +87,7 @@ fn process(path: &Path, id: Option<FileId>, build_id: Option<BuildId>) -> Ledger
     ledger
 }
 
-fn quiet() -> SymbolizerOptions {
+pub(super) fn quiet() -> SymbolizerOptions {
     SymbolizerOptions { debug_folders: Vec::new(), ..SymbolizerOptions::default() }
 }
 
@@ -106,6 +106,12 @@ fn names_with(options: SymbolizerOptions, path: &Path, addresses: &[u64]) -> Vec
         assert_eq!(resolved.address, *address, "the address in the file comes back");
     }
     resolved
+}
+
+/// Names of places (as offsets) in a file.
+pub(super) fn names_of_places(options: SymbolizerOptions, path: &Path, places: &[u64]) -> Vec<Resolved> {
+    let wanted: Vec<(ProcessKey, u64)> = places.iter().map(|place| (KEY, *place)).collect();
+    Symbolizer::new(options).user(&mut process(path, Some(id_of(path)), None), &wanted)
 }
 
 fn functions(resolved: &Resolved) -> Vec<String> {
@@ -382,18 +388,47 @@ fn names_are_kept_from_run_to_run() {
         std::fs::read_dir(cache.folder.join("names")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(kept.len(), 1);
     assert_eq!(names_with(options.clone(), &path, &addresses), first);
-    // That the second answer came from disk shows when what is there is changed, with the right checksum.
-    let disk = DiskCache::open(&cache).unwrap();
-    let key = kept[0].file_name().unwrap().to_str().unwrap().to_owned();
-    let sources = "dwarf true true, separate false";
-    let mut names = disk.load(&key, sources);
-    assert_eq!(names.len(), addresses.len());
-    names.insert(addresses[0], file::plain_as_is("from disk"));
-    disk.store(&key, sources, &names).unwrap();
-    assert_eq!(functions_name(&names_with(options.clone(), &path, &addresses)[0]).as_deref(), Some("from disk"));
-    // Damaged: as if there were none.
-    std::fs::write(&kept[0], "damaged").unwrap();
+    // The index is remade when it is damaged, wherever that is.
+    let index = std::fs::read(&kept[0]).unwrap();
+    for place in (0..index.len()).step_by(511) {
+        let mut damaged = index.clone();
+        damaged[place] ^= 0x10;
+        std::fs::write(&kept[0], damaged).unwrap();
+        assert_eq!(names_with(options.clone(), &path, &addresses), first, "{place}");
+    }
+    for length in [0, 1, 4_095, 4_096, index.len() / 2, index.len() - 1] {
+        std::fs::write(&kept[0], &index[..length]).unwrap();
+        assert_eq!(names_with(options.clone(), &path, &addresses), first, "{length}");
+    }
+    // What is in another's place is not taken.
+    let other = compile(folder.path(), "other", &["-O1", "-g"]).unwrap();
+    let of_other: Vec<u64> = functions_by_nm(&other, &["-S"]).into_keys().filter(|address| *address != 0).collect();
+    let expected = names_with(quiet(), &other, &of_other);
+    assert_eq!(names_with(options.clone(), &other, &of_other), expected);
+    let names = std::fs::read_dir(cache.folder.join("names")).unwrap().map(|entry| entry.unwrap().path());
+    let place = names.into_iter().find(|path| *path != kept[0]).unwrap();
+    std::fs::write(place, &index).unwrap();
+    assert_eq!(names_with(options.clone(), &other, &of_other), expected);
+    // That names come from disk, and nothing else does, shows when symbols and debug information are overwritten. Only
+    // root's files are known by build id and size alone, so that the file may be changed at all.
+    if std::fs::metadata(&path).unwrap().uid() != 0 {
+        return;
+    }
+    let headers = elf::ElfHeaders::read(&std::fs::File::open(&path).unwrap()).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let is_read =
+        |name: &str| name.starts_with(".debug_") || [".symtab", ".strtab", ".dynsym", ".dynstr"].contains(&name);
+    for section in headers.sections.iter().filter(|section| is_read(&section.name)) {
+        let (offset, length) = section.content();
+        bytes[usize::try_from(offset).unwrap()..][..usize::try_from(length).unwrap()].fill(0);
+    }
+    std::fs::write(&path, &bytes).unwrap();
     assert_eq!(names_with(options, &path, &addresses), first);
+    assert!(
+        names_with(quiet(), &path, &addresses)
+            .iter()
+            .all(|resolved| functions_name(resolved).is_none_or(|name| name == "_start"))
+    );
 }
 
 #[test]
