@@ -199,14 +199,13 @@ impl Reading<'_> {
     }
 
     /// Under which key names are kept on disk. A build id is only a claim of whoever made the file: what is not root's
-    /// own is kept for that very file alone, so that nobody can give names to another's code.
+    /// own, or has none, is kept for that very file alone, so that nobody can give names to another's code.
     fn key(&self, content: Content, is_roots: bool) -> Option<String> {
-        let build_id = self.headers.build_id.as_ref()?;
         let Content { device, inode, bytes, changed: (seconds, nanoseconds) } = content;
-        let key = if is_roots {
-            format!("{build_id}-{bytes:x}")
-        } else {
-            format!("{build_id}-{bytes:x}-{device:x}-{inode:x}-{seconds:x}-{nanoseconds:x}")
+        let key = match &self.headers.build_id {
+            Some(build_id) if is_roots => format!("{build_id}-{bytes:x}"),
+            Some(build_id) => format!("{build_id}-{bytes:x}-{device:x}-{inode:x}-{seconds:x}-{nanoseconds:x}"),
+            None => format!("none-{bytes:x}-{device:x}-{inode:x}-{seconds:x}-{nanoseconds:x}"),
         };
         cache::is_key(&key).then_some(key)
     }
