@@ -28,7 +28,7 @@ pub(super) struct Builder {
     writer: PageWriter,
     /// Executable parts of the file: debug information of what the linker has dropped lies elsewhere.
     code: Vec<(u64, u64)>,
-    names: HashMap<Place, u32>,
+    names: HashMap<u64, u32>,
     paths: HashMap<Box<str>, u32>,
     path_bytes: usize,
     symbols: Vec<Range>,
@@ -82,7 +82,8 @@ impl Builder {
     /// Writes a name of the debug information, unless it was written before. 0 if it is empty.
     pub(super) fn name(&mut self, debug: &Debug<'_>, place: Option<Place>) -> Result<u32, BuildError> {
         let Some(place) = place else { return Ok(0) };
-        if let Some(known) = self.names.get(&place) {
+        let key = place.key();
+        if let Some(known) = self.names.get(&key) {
             return Ok(*known);
         }
         let text = debug.read(place).unwrap_or_default();
@@ -90,7 +91,7 @@ impl Builder {
         if self.names.len() >= NAMES_REMEMBERED_MAX {
             self.names.clear();
         }
-        self.names.insert(place, offset);
+        self.names.insert(key, offset);
         Ok(offset)
     }
 

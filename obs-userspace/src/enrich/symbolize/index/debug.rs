@@ -31,6 +31,9 @@ const LINES_HEAD_BYTES_MAX: u64 = 512 << 10;
 /// read have fewer by far; small ones can be made to have as many as one likes, for units may share what they consist of.
 const WORK_MAX: u64 = 1_000_000_000;
 
+/// After how much work it is seen whether it is too much. A unit counts for as much, so that it is seen at each.
+pub(super) const WORK_BETWEEN_LOOKS: u64 = 1_024;
+
 /// What a piece of a section that is read from its front to its back counts for.
 const WORK_PER_PIECE: u64 = 4_096;
 
@@ -95,11 +98,20 @@ impl Sections {
 }
 
 /// Where a name is: file (0 or, for the supplementary one, 1), section and offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     file: u8,
     section: SectionId,
     offset: usize,
+}
+
+impl Place {
+    /// The same in one number: there are many of them.
+    pub(super) fn key(&self) -> u64 {
+        let Self { file, section, offset } = *self;
+        let section = SECTIONS.iter().position(|known| *known == section).unwrap_or(SECTIONS.len());
+        (offset as u64) << 8 | (section as u64) << 1 | u64::from(file)
+    }
 }
 
 /// A file's DWARF.
@@ -186,15 +198,20 @@ impl<'a> Debug<'a> {
     ///
     /// # Errors
     /// If that gets too much.
-    pub(super) fn spend(&self, work: usize) -> Result<(), FileError> {
-        self.work.set(self.work.get() + work as u64);
+    pub(super) fn spend(&self, work: u64) -> Result<(), FileError> {
+        let before = self.work.get();
+        let now = before + work;
+        self.work.set(now);
+        if before / WORK_BETWEEN_LOOKS == now / WORK_BETWEEN_LOOKS {
+            return Ok(());
+        }
         let (mut visits, mut in_turn) = (0, 0);
         for file in &self.files {
             visits += file.sections.contents.iter().map(Content::visits).sum::<u64>();
             let of = |id| file.sections.content(id).visits();
             in_turn += of(SectionId::DebugAbbrev) + of(SectionId::DebugLine);
         }
-        for (size, max) in [(self.work.get() + in_turn * WORK_PER_PIECE, WORK_MAX), (visits, VISITS_MAX)] {
+        for (size, max) in [(now + in_turn * WORK_PER_PIECE, WORK_MAX), (visits, VISITS_MAX)] {
             if size > max {
                 return Err(FileError::TooLarge { what: "what there is to read in its debug information", size, max });
             }
@@ -310,7 +327,7 @@ impl<'a> Debug<'a> {
         let mut entries = unit.entries_raw(Some(offset)).ok()?;
         let abbreviation = entries.read_abbreviation().ok()??;
         // Who asked notices when that gets too much.
-        self.spend(abbreviation.attributes().len()).ok()?;
+        self.spend(abbreviation.attributes().len() as u64).ok()?;
         let (mut name, mut next) = (None, None);
         for specification in abbreviation.attributes() {
             let attribute = entries.read_attribute(*specification).ok()?;

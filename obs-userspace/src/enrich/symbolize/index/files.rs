@@ -22,13 +22,15 @@ pub(super) struct Files {
     unit: u64,
     /// Our number by that of the debug information; 0 if there is no such file.
     numbers: HashMap<u64, u32>,
+    /// The file that was asked for last, and its number: rows of the same file follow each other.
+    last: Option<(u64, u32)>,
     /// Where each path is in the index, by our number less one.
     paths: Vec<u32>,
 }
 
 impl Files {
     pub(super) fn new(builder: &Builder) -> Self {
-        Self { unit: builder.unit_number(), numbers: HashMap::new(), paths: Vec::new() }
+        Self { unit: builder.unit_number(), numbers: HashMap::new(), last: None, paths: Vec::new() }
     }
 
     pub(super) fn unit_number(&self) -> u64 {
@@ -43,7 +45,13 @@ impl Files {
         unit: &Unit<'a>,
         file: u64,
     ) -> Result<u32, BuildError> {
+        if let Some((last, number)) = self.last
+            && last == file
+        {
+            return Ok(number);
+        }
         if let Some(known) = self.numbers.get(&file) {
+            self.last = Some((file, *known));
             return Ok(*known);
         }
         let number = match path_of(debug, unit, file) {

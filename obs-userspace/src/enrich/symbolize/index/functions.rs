@@ -72,7 +72,7 @@ pub(super) fn write<'a>(
             while function.open.pop_if(|(open, _)| depth <= *open).is_some() {}
         }
         let Some(abbreviation) = entries.read_abbreviation()? else { continue };
-        debug.spend(1 + abbreviation.attributes().len())?;
+        debug.spend(1 + abbreviation.attributes().len() as u64)?;
         match abbreviation.tag() {
             gimli::DW_TAG_subprogram => {
                 let attributes = read(&mut entries, abbreviation.attributes(), debug.dwarf(), unit)?;

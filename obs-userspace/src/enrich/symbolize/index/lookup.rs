@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fs::File, sync::Arc};
 
 use super::{
+    STUB_MARK,
     format::{Contents, Cursor, GAP_FILE, find, unfold},
     pages::{Damaged, PageReader},
     paint::{Node, Span},
@@ -172,13 +173,16 @@ impl Index {
             return Err(Damaged("unit"));
         }
         let mut bytes = [0; 4];
-        self.pages.read(self.contents.units.offset.saturating_add(unit * 4), &mut bytes)?;
+        self.pages.read(self.contents.units.offset.saturating_add(unit.saturating_mul(4)), &mut bytes)?;
         self.pages.read(u64::from(u32_at(&bytes, 0)) + (u64::from(file) - 1) * 4, &mut bytes)?;
         self.text(u32_at(&bytes, 0), |path| path)
     }
 
     fn name(&mut self, offset: u32) -> Result<Arc<str>, Damaged> {
-        self.text(offset, |name| demangle(&name))
+        self.text(offset, |name| match name.strip_suffix(STUB_MARK) {
+            Some(target) => format!("{}{STUB_MARK}", demangle(target)),
+            None => demangle(&name),
+        })
     }
 
     fn text(&mut self, offset: u32, shown: impl Fn(String) -> String) -> Result<Arc<str>, Damaged> {
@@ -235,5 +239,41 @@ impl Function {
             next = node.parent;
         }
         chain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::enrich::symbolize::index::{format::Table, pages::PageWriter};
+
+    fn table() -> impl Strategy<Value = Table> {
+        (prop_oneof![4_000_u64..6_000, any::<u64>()], prop_oneof![0_u64..100, any::<u64>()])
+            .prop_map(|(offset, count)| Table { offset, count })
+    }
+
+    proptest! {
+        /// Whatever stands in an index, even with the right checksums: names or an error, soon.
+        #[test]
+        fn hostile_contents(
+            bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0), Just(1), Just(0x10)], 0..3_000),
+            tables in (table(), table(), table(), table()),
+            addresses in proptest::collection::vec(prop_oneof![any::<u64>(), 0_u64..1_000], 1..20),
+        ) {
+            let file = tempfile::tempfile().unwrap();
+            let mut writer = PageWriter::new(file.try_clone().unwrap());
+            writer.append(&bytes).unwrap();
+            let (symbols, functions, lines, units) = tables;
+            let contents = Contents { symbols, functions, lines, units, entry: 1 };
+            writer.finish("x", &contents.to_fields()).unwrap();
+            prop_assert!(Index::open(file.try_clone().unwrap(), "y").unwrap().is_none());
+            let mut index = Index::open(file, "x").unwrap().unwrap();
+            prop_assert_eq!(index.contents, contents);
+            for address in addresses {
+                let _ = index.frames(address);
+            }
+        }
     }
 }

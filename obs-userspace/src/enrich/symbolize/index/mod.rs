@@ -32,7 +32,10 @@ use self::{
     pages::PageWriter,
     symbols::{Layered, Named, Ranges},
 };
-use super::{demangle::demangle, elf::ElfHeaders, plt, reason::FileError};
+use super::{elf::ElfHeaders, plt, reason::FileError};
+
+/// What stands behind the name of a stub's target.
+const STUB_MARK: &str = "@plt";
 
 /// A file that an index is made from.
 #[derive(Clone, Copy, Debug)]
@@ -115,9 +118,7 @@ fn write_symbols(
         Vec::new()
     });
     let stubs = stubs.into_iter().map(|(range, name)| {
-        // `@plt` is no part of a mangled name.
-        let name = format!("{}@plt", demangle(&name)).into();
-        Ok(Named { start: range.start, end: range.end, name })
+        Ok(Named { start: range.start, end: range.end, name: format!("{name}{STUB_MARK}").into() })
     });
     let of_separate = of_separate.into_iter().flatten();
     builder.symbols(Layered::new(Layered::new(of_separate, of_main), stubs), has_dwarf)
@@ -126,7 +127,7 @@ fn write_symbols(
 fn write_dwarf(builder: &mut Builder, sections: &Sections, supplementary: Option<&Sections>) -> Result<(), BuildError> {
     let mut debug = Debug::new(sections, supplementary)?;
     for index in 0..debug.unit_count() {
-        debug.spend(1)?;
+        debug.spend(debug::WORK_BETWEEN_LOOKS)?;
         let mut files = Files::new(builder);
         let written = debug.unit(index).map_err(BuildError::from).and_then(|unit| {
             // Of a damaged unit, what was read before the damage is kept; lines do not depend on functions.

@@ -14,7 +14,7 @@ pub(super) const PAGE_BYTES: usize = 4_096;
 const MAGIC: &[u8; 8] = b"obsidx01";
 
 /// Most bytes of one index, and so of what an offset in it can be.
-pub const INDEX_BYTES_MAX: u64 = 48 << 20;
+pub const INDEX_BYTES_MAX: u64 = 32 << 20;
 
 /// Most numbers in a header.
 const FIELDS: usize = 16;

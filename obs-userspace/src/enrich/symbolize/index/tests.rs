@@ -87,14 +87,22 @@ fn options(folder: &Path, debug_folders: &[PathBuf]) -> SymbolizerOptions {
     SymbolizerOptions { cache: Some(cache), debug_folders: debug_folders.to_vec(), ..quiet() }
 }
 
+/// The most memory that this process had so far, as the kernel writes it.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().to_owned()
+}
+
 /// Compares the index of a file with what the file itself says at some addresses.
 fn compare(path: &Path, count: u64, debug_folders: &[PathBuf]) -> Compared {
     let folder = tempfile::tempdir().unwrap();
     let places = places(path, count);
     let options = options(folder.path(), debug_folders);
+    let memory_before = peak_memory();
     let begun = Instant::now();
     let made = names_of_places(options.clone(), path, &places[..1]);
-    let build = begun.elapsed();
+    let (build, memory) = (begun.elapsed(), peak_memory());
     let kept: Vec<PathBuf> =
         std::fs::read_dir(folder.path().join("names")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let has_build_id = ElfHeaders::read(&std::fs::File::open(path).unwrap()).unwrap().build_id.is_some();
@@ -119,8 +127,8 @@ fn compare(path: &Path, count: u64, debug_folders: &[PathBuf]) -> Compared {
         }
     }
     println!(
-        "{}: {} addresses, {} with inlined functions, {} with lines; index {} bytes; built in {build:?}, looked up in \
-         {look_up:?}, read directly in {direct:?}",
+        "{}: {} addresses, {} with inlined functions, {} with lines; index {} bytes; built in {build:?} (peak memory from \
+         {memory_before} to {memory}), looked up in {look_up:?}, read directly in {direct:?}",
         path.display(),
         compared.addresses,
         compared.inlined,
@@ -208,6 +216,68 @@ fn says_what_the_file_says() {
             assert_eq!(inlined > 0, has_lines && name != "cpp-plain", "{name}");
         }
         assert!(addresses > 100, "{name}");
+    }
+}
+
+/// Runs a tool in a folder; whether it is there and could do it.
+fn run(folder: &Path, tool: &str, arguments: &[&str]) -> bool {
+    Command::new(tool).args(arguments).current_dir(folder).output().is_ok_and(|output| output.status.success())
+}
+
+fn names_at(path: &Path, places: &[u64], debug_folders: &[PathBuf], cache: Option<&Path>) -> Vec<Names> {
+    let of_cache = cache.map(|folder| options(folder, debug_folders));
+    let options = of_cache.unwrap_or(SymbolizerOptions { debug_folders: debug_folders.to_vec(), ..quiet() });
+    names_of_places(options, path, places).into_iter().map(|resolved| resolved.names).collect()
+}
+
+/// Debug information in a file of its own, packed, or rearranged, says the same.
+#[test]
+fn says_the_same_however_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let Some(path) = compile(folder, "whole", "g++", &["-O2", "-g"], CPP) else { return };
+    let places = places(&path, 1_000);
+    let expected = names_at(&path, &places, &[], None);
+    assert!(expected.iter().flatten().any(|names| names.len() > 2));
+    let same = |file: &str, debug_folders: &[PathBuf]| {
+        let cache = tempfile::tempdir().unwrap();
+        let path = folder.join(file);
+        for turn in ["made", "read"] {
+            let found = names_at(&path, &places, debug_folders, Some(cache.path()));
+            let example = expected.iter().zip(&found).find(|(expected, found)| expected != found);
+            let example = example.map(|(expected, found)| format!("{} is {}", shown(expected), shown(found)));
+            assert_eq!(example, None, "{file}, {turn}");
+        }
+    };
+    same("whole", &[]);
+    // GNU's strip can pack with Zstandard since 2.40, if it was built so.
+    if run(folder, "objcopy", &["--compress-debug-sections=zstd", "whole", "zstandard"]) {
+        same("zstandard", &[]);
+    }
+    if run(folder, "objcopy", &["--only-keep-debug", "whole", "split.debug"])
+        && run(folder, "objcopy", &["--strip-all", "--add-gnu-debuglink=split.debug", "whole", "split"])
+    {
+        same("split", &[]);
+    }
+    // `dwz` moves what units have in common into partial units, and what files have in common into another file.
+    if run(folder, "dwz", &["whole", "-o", "partial"]) {
+        same("partial", &[]);
+    }
+    let Some(_) = compile(folder, "two", "g++", &["-O1", "-g"], CPP) else { return };
+    std::fs::create_dir_all(folder.join("debug/.dwz")).unwrap();
+    std::fs::copy(&path, folder.join("one")).unwrap();
+    if run(folder, "dwz", &["-m", "debug/.dwz/common.debug", "-M", "/nowhere/common.debug", "one", "two"]) {
+        let headers = ElfHeaders::read(&std::fs::File::open(folder.join("one")).unwrap()).unwrap();
+        assert!(headers.section(".gnu_debugaltlink").is_some());
+        same("one", &[folder.join("debug")]);
+        // Without that file, there are no names of inlined functions, and no wrong ones.
+        let cache = tempfile::tempdir().unwrap();
+        let found = names_at(&folder.join("one"), &places, &[], Some(cache.path()));
+        assert_eq!(found, names_at(&folder.join("one"), &places, &[], None));
+        assert!(found.iter().zip(&expected).all(|(found, expected)| match (found, expected) {
+            (Ok(found), Ok(expected)) => found.last().unwrap().function == expected.last().unwrap().function,
+            (found, expected) => found == expected,
+        }));
     }
 }
 
