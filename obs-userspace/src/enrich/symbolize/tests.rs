@@ -111,7 +111,7 @@ fn names_with(options: SymbolizerOptions, path: &Path, addresses: &[u64]) -> Vec
 /// Names of places (as offsets) in a file.
 pub(super) fn names_of_places(options: SymbolizerOptions, path: &Path, places: &[u64]) -> Vec<Resolved> {
     let wanted: Vec<(ProcessKey, u64)> = places.iter().map(|place| (KEY, *place)).collect();
-    Symbolizer::new(options).user(&mut process(path, Some(id_of(path)), None), &wanted)
+    Symbolizer::new(options).user(&process(path, Some(id_of(path)), None).places([KEY]), &wanted)
 }
 
 fn functions(resolved: &Resolved) -> Vec<String> {
