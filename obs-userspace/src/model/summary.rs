@@ -53,18 +53,6 @@ pub struct StackCounts {
     pub absent: u64,
 }
 
-impl StackCounts {
-    /// Adds those of another part.
-    pub fn add(&mut self, other: &Self) {
-        let Self { complete, incomplete, absent } = other;
-        self.complete += complete;
-        self.absent += absent;
-        for (reason, count) in incomplete {
-            *self.incomplete.entry(reason.clone()).or_default() += count;
-        }
-    }
-}
-
 /// Frames, counted once per different frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FrameCounts {

@@ -6,7 +6,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
@@ -17,18 +17,15 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
-    collect::resources::{Report, Resources, Roots},
+    collect::resources::{Resources, Roots},
     config::agent::AgentConfig,
     enrich::{
         build::{BuiltProfile, Gathered},
         symbolize::{KernelCode, Symbolizer},
     },
     kernel::sys::jited::jited_functions,
-    model::{
-        record::{Event, Record},
-        summary::StackCounts,
-    },
-    store::{Reader, Store, StoreOptions, Window},
+    model::record::{Event, Record},
+    store::{Store, StoreOptions, Window},
     telemetry::self_metrics::{Registry, Stage},
 };
 
@@ -64,28 +61,12 @@ pub(super) struct Shared {
     pub(super) plain_names: AtomicBool,
     /// Whether only the host and its containers are read, not each process.
     pub(super) no_processes: AtomicBool,
-    /// What is known of the last window.
-    pub(super) latest: Mutex<Latest>,
-}
-
-/// What is known of the last window that was kept.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Latest {
-    /// When it began, in nanoseconds since 1970.
-    pub(super) started_unix_ns: u64,
-    /// Resources, as they were at its end.
-    pub(super) records: Arc<Vec<Record>>,
-    /// How many of its stacks are complete.
-    pub(super) user_stacks: StackCounts,
-    /// Resources that are absent, with the reason.
-    pub(super) absent: Arc<Vec<(String, String)>>,
 }
 
 /// The thread, and the queue to it.
 pub(super) struct Keeper {
     queue: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<()>>,
-    reader: Reader,
     stage: Stage,
 }
 
@@ -93,7 +74,6 @@ impl Keeper {
     /// Opens the state folder and starts the thread.
     pub(super) fn start(config: &AgentConfig, registry: &Registry, shared: Arc<Shared>) -> anyhow::Result<Self> {
         let store = open(config)?;
-        let reader = store.reader();
         let (queue, measured) = sync_channel(WAITING_MAX);
         let stage = registry.stage("keep");
         let work = Work {
@@ -106,12 +86,7 @@ impl Keeper {
         };
         let thread = std::thread::Builder::new().name("obs-keeper".to_owned());
         let thread = thread.spawn(move || work.run(&measured)).context("cannot start a thread")?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), reader, stage })
-    }
-
-    /// Reads what was kept.
-    pub(super) fn reader(&self) -> &Reader {
-        &self.reader
+        Ok(Self { queue: Some(queue), thread: Some(thread), stage })
     }
 
     /// Hands a window on. If the queue is full, it is dropped, and counted.
@@ -228,23 +203,26 @@ impl Work {
     fn keep(&mut self, measured: Measured) {
         let Measured { started_unix_ns, duration_ns, samples, mut kernel_code, events } = measured;
         let mut records = Vec::new();
-        let report = match &mut self.resources {
-            Some(resources) => resources.read_all(&mut records),
-            None => Report::default(),
-        };
+        if let Some(resources) = &mut self.resources {
+            let report = if self.shared.no_processes.load(Ordering::Relaxed) {
+                resources.read_host(&mut records)
+            } else {
+                resources.read_all(&mut records)
+            };
+            for (what, count) in report.read_errors {
+                tracing::debug!(what, count, "resources could not be read");
+            }
+        }
         self.symbolizer.set_reads_dwarf(!self.shared.plain_names.load(Ordering::Relaxed));
         if let Ok(functions) = jited_functions() {
             kernel_code.set_loaded(functions);
         }
         self.symbolizer.set_kernel_code(kernel_code);
 
-        let mut user_stacks = StackCounts::default();
         let mut window =
             Window { started_unix_ns, duration_ns, boot_unix_ns: boot_unix_ns(), events, ..Window::default() };
         for gathered in samples {
-            let BuiltProfile { profile, user_stacks: of_profile, .. } =
-                gathered.name(&mut self.symbolizer, started_unix_ns, duration_ns);
-            user_stacks.add(&of_profile);
+            let BuiltProfile { profile, .. } = gathered.name(&mut self.symbolizer, started_unix_ns, duration_ns);
             window.profiles.push(profile);
         }
         for record in records.iter().chain(&self.registry.snapshot()) {
@@ -267,9 +245,6 @@ impl Work {
                 tracing::error!(%error, "a window was lost: it cannot be written");
             }
         }
-        let absent = report.absent.into_iter().map(|(name, why)| (name.to_owned(), why)).collect();
-        let latest = Latest { started_unix_ns, records: Arc::new(records), user_stacks, absent: Arc::new(absent) };
-        *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest;
     }
 }
 
