@@ -1,13 +1,13 @@
 //! The second half of the agent: reads resources, finds names, and keeps each window on disk.
 //!
 //! It has a thread of its own, so that nobody waits for DWARF or for a disk while the kernel has something to say. Between the two
-//! is a bounded queue; a window that finds it full is dropped and counted.
+//! is a bounded queue; while it is full, the window that is being measured goes on.
 
 use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -66,6 +66,8 @@ pub(super) struct Shared {
 /// The thread, and the queue to it.
 pub(super) struct Keeper {
     queue: Option<SyncSender<Message>>,
+    /// Messages in the queue.
+    waiting: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
     stage: Stage,
 }
@@ -84,37 +86,47 @@ impl Keeper {
             stage: stage.clone(),
             shared,
         };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::clone(&waiting);
         let thread = std::thread::Builder::new().name("obs-keeper".to_owned());
-        let thread = thread.spawn(move || work.run(&measured)).context("cannot start a thread")?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), stage })
+        let thread = thread.spawn(move || work.run(&measured, &taken)).context("cannot start a thread")?;
+        Ok(Self { queue: Some(queue), waiting, thread: Some(thread), stage })
     }
 
-    /// Hands a window on. If the queue is full, it is dropped, and counted.
+    /// Whether there is no room for a window now.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= WAITING_MAX
+    }
+
+    /// Hands a window on; what finds no room is lost, and counted.
     pub(super) fn keep(&self, measured: Measured) {
         self.stage.received.add(1);
-        let Some(queue) = &self.queue else { return };
-        match queue.try_send(Message::Window(measured)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                self.stage.dropped("queue-full").add(1);
-                tracing::error!("a window was lost: names are found more slowly than samples come in");
-            }
-            Err(TrySendError::Disconnected(_)) => {
-                self.stage.dropped("stopped").add(1);
-                tracing::error!(cause = "keeper-stopped", "windows are lost: the thread that keeps them has stopped");
-            }
+        if let Err(why) = self.send(Message::Window(measured)) {
+            self.stage.dropped(why).add(1);
+            tracing::error!(cause = why, "a window was lost: it could not be handed on to be named and written");
         }
     }
 
     /// Works by other settings from the next window on.
     pub(super) fn reconfigure(&self, config: &AgentConfig) {
-        if let Some(queue) = &self.queue
-            && queue.try_send(Message::Settings(Box::new(config.clone()))).is_err()
-        {
+        if self.send(Message::Settings(Box::new(config.clone()))).is_err() {
             tracing::error!(
                 "the new settings of the history and of resources are not in force: windows are waiting; try again"
             );
         }
+    }
+
+    fn send(&self, message: Message) -> Result<(), &'static str> {
+        let queue = self.queue.as_ref().ok_or("stopped")?;
+        // Before it can be taken out.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        queue.try_send(message).map_err(|error| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => "queue-full",
+                TrySendError::Disconnected(_) => "stopped",
+            }
+        })
     }
 
     /// Whether the thread still works.
@@ -179,8 +191,9 @@ struct Work {
 
 impl Work {
     /// Until the other side hangs up.
-    fn run(mut self, queue: &Receiver<Message>) {
+    fn run(mut self, queue: &Receiver<Message>, waiting: &AtomicUsize) {
         while let Ok(message) = queue.recv() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
             match message {
                 Message::Window(measured) => {
                     let since = Instant::now();

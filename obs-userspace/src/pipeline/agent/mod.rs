@@ -110,6 +110,10 @@ impl Agent {
             }
             if signals.end.received() {
                 tracing::info!("the agent was asked to end");
+                let asked = Instant::now();
+                while self.keeper.is_full() && asked.elapsed() < STOP_MAX / 2 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 self.close(&window);
                 return Ok(());
             }
@@ -125,8 +129,16 @@ impl Agent {
                 self.judge();
             }
             if window.left().is_zero() {
-                self.close(&window);
-                window = Span::begin(self.config.window);
+                if self.keeper.is_full() {
+                    // Nothing is lost: this window goes on until the next one would end.
+                    tracing::warn!(
+                        "names are found more slowly than samples come in: a window is longer than it should be"
+                    );
+                    window.length += self.config.window;
+                } else {
+                    self.close(&window);
+                    window = Span::begin(self.config.window);
+                }
             }
         }
     }
