@@ -7,6 +7,8 @@ pub mod collect;
 
 pub mod enrich;
 
+pub mod store;
+
 pub mod export;
 
 pub mod model;

@@ -8,6 +8,7 @@ mod output;
 mod progress;
 mod quality;
 mod record;
+mod store;
 mod summary;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Verb {
     Record(Box<record::RecordArgs>),
     /// Say which features of this kernel work with these privileges, and which collectors can run
     Doctor(DoctorArgs),
+    /// Look at what an agent keeps on disk
+    Store(store::StoreArgs),
     /// Load, attach and detach every BPF program, and say what the verifier made of it
     #[command(hide = true)]
     LoadAll,
@@ -70,6 +73,7 @@ pub fn run(cli: Cli) -> ExitCode {
             let can_record = doctor::run(&args, collectors, &mut std::io::stdout().lock());
             can_record.map(|can_record| u8::from(!can_record)).map_err(Failure::Failed)
         }
+        Verb::Store(args) => store::run(args, &mut std::io::stdout().lock()),
         Verb::LoadAll => load_all::run(),
     };
     match outcome {

@@ -15,9 +15,9 @@ use crate::{
     model::{profile::ValueType, record::Record, stack::Stack, summary::SampleCounts},
 };
 
-const SAMPLES: ValueType = ValueType { name: "samples", unit: "count" };
-const CPU_TIME: &[ValueType] = &[SAMPLES, ValueType { name: "cpu", unit: "nanoseconds" }];
-const CPU_CYCLES: &[ValueType] = &[SAMPLES, ValueType { name: "cycles", unit: "count" }];
+const SAMPLES: ValueType = ValueType::new("samples", "count");
+const CPU_TIME: &[ValueType] = &[SAMPLES, ValueType::new("cpu", "nanoseconds")];
+const CPU_CYCLES: &[ValueType] = &[SAMPLES, ValueType::new("cycles", "count")];
 
 /// The declaration of this collector.
 pub const SPEC: CollectorSpec = CollectorSpec {

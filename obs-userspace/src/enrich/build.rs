@@ -271,9 +271,9 @@ impl ProfileBuilder {
         let frame_counts = tables.counts();
         BuiltProfile {
             profile: Profile {
-                collector: options.collector,
-                value_types: options.values.iter().map(|(value_type, _)| *value_type).collect(),
-                period: options.period,
+                collector: options.collector.into(),
+                value_types: options.values.iter().map(|(value_type, _)| value_type.clone()).collect(),
+                period: options.period.clone(),
                 started_unix_ns,
                 duration_ns,
                 modules: tables.modules.items,

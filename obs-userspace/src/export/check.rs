@@ -1,6 +1,6 @@
 //! Proves once that a profile is consistent, so that the writers need not doubt each index and sum.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use crate::model::{
     profile::{Profile, ProfileSample, ValueType},
@@ -55,9 +55,9 @@ pub enum Inconsistency {
     #[error("its values of {name}/{unit} add up to more than {TOTAL_MAX}")]
     TotalTooLarge {
         /// The type's name.
-        name: &'static str,
+        name: Cow<'static, str>,
         /// The type's unit.
-        unit: &'static str,
+        unit: Cow<'static, str>,
     },
 }
 
@@ -105,7 +105,7 @@ impl<'a> Checked<'a> {
                 *total = total
                     .checked_add(*value)
                     .filter(|sum| *sum <= TOTAL_MAX)
-                    .ok_or(Inconsistency::TotalTooLarge { name, unit })?;
+                    .ok_or_else(|| Inconsistency::TotalTooLarge { name: name.clone(), unit: unit.clone() })?;
             }
         }
         let mut checked = Self { profile, totals, cut: BTreeMap::new() };

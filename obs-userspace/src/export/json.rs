@@ -25,7 +25,7 @@ struct File<'a, Modules, Frames, Processes, Samples> {
     collector: &'a str,
     value_types: &'a [ValueType],
     totals: &'a [u64],
-    period: Option<Period>,
+    period: Option<Period<'a>>,
     started_unix_ns: u64,
     duration_ns: u64,
     modules: Modules,
@@ -35,9 +35,9 @@ struct File<'a, Modules, Frames, Processes, Samples> {
 }
 
 #[derive(Serialize)]
-struct Period {
-    name: &'static str,
-    unit: &'static str,
+struct Period<'a> {
+    name: &'a str,
+    unit: &'a str,
     value: u64,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn write(checked: &Checked<'_>, out: &mut dyn Write) -> io::Result<()
         collector,
         value_types,
         totals: &checked.totals,
-        period: period.map(|(ValueType { name, unit }, value)| Period { name, unit, value }),
+        period: period.as_ref().map(|(ValueType { name, unit }, value)| Period { name, unit, value: *value }),
         started_unix_ns: *started_unix_ns,
         duration_ns: *duration_ns,
         modules: Streamed(|| order.modules.of(modules).map(module_row)),

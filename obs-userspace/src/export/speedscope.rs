@@ -120,7 +120,7 @@ impl<'a> View<'a> {
         SampledProfile {
             kind: "sampled",
             name: self.name(),
-            unit: unit(self.profile.value_types[self.shown].unit),
+            unit: unit(&self.profile.value_types[self.shown].unit),
             start_value: 0,
             end_value: self.weight(),
             samples: Streamed(|| self.samples().map(|sample| Streamed(|| shared.stack(sample)))),
@@ -130,9 +130,13 @@ impl<'a> View<'a> {
 }
 
 /// The unit as the format knows it; what it doesn't know is a bare number.
-fn unit(unit: &'static str) -> &'static str {
+fn unit(unit: &str) -> &'static str {
     match unit {
-        "bytes" | "nanoseconds" | "microseconds" | "milliseconds" | "seconds" => unit,
+        "bytes" => "bytes",
+        "nanoseconds" => "nanoseconds",
+        "microseconds" => "microseconds",
+        "milliseconds" => "milliseconds",
+        "seconds" => "seconds",
         _ => "none",
     }
 }

@@ -64,8 +64,8 @@ pub(super) fn write(checked: &Checked<'_>, out: &mut dyn Write) -> io::Result<()
 /// What a flame graph of nothing shows: inferno refuses to draw one.
 fn write_empty(checked: &Checked<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (collector, ValueType { name, .. }) =
-        (checked.profile.collector, checked.profile.value_types[checked.counted()]);
-    // Both are names that our own code gave: they need no escapes.
+        (&checked.profile.collector, &checked.profile.value_types[checked.counted()]);
+    // Both are plain words, as `Profile` and `ValueType` promise: they need no escapes.
     writeln!(
         out,
         "<?xml version=\"1.0\" standalone=\"no\"?>\n\
@@ -79,9 +79,9 @@ fn write_empty(checked: &Checked<'_>, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// What counts are called, and what they are multiplied with to be shown.
-fn unit(checked: &Checked<'_>, total: u64) -> (&'static str, f64) {
-    let ValueType { name, unit } = checked.profile.value_types[checked.counted()];
-    match unit {
+fn unit<'a>(checked: &Checked<'a>, total: u64) -> (&'a str, f64) {
+    let ValueType { name, unit } = &checked.profile.value_types[checked.counted()];
+    match &**unit {
         "nanoseconds" if total >= MICROSECONDS_FROM_NS => ("µs", 1e-3),
         "nanoseconds" => ("ns", 1.0),
         "count" => (name, 1.0),

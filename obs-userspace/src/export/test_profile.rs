@@ -10,14 +10,14 @@ use crate::model::{
     stack::StackEnd,
 };
 
-pub(super) const SAMPLES: ValueType = ValueType { name: "samples", unit: "count" };
-pub(super) const CPU: ValueType = ValueType { name: "cpu", unit: "nanoseconds" };
+pub(super) const SAMPLES: ValueType = ValueType::new("samples", "count");
+pub(super) const CPU: ValueType = ValueType::new("cpu", "nanoseconds");
 const PERIOD_NS: u64 = 10_000_000;
 
 /// A `cpu` profile of 100 Hz without content.
 pub(super) fn empty() -> Profile {
     Profile {
-        collector: "cpu",
+        collector: "cpu".into(),
         value_types: vec![SAMPLES, CPU],
         period: Some((CPU, PERIOD_NS)),
         started_unix_ns: 1_700_000_000_123_456_789,

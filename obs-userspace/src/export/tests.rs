@@ -98,8 +98,7 @@ node;[cut: stack lost in ring buffer] 2
 fn folded_counts_samples_if_there_are_any_and_the_default_value_otherwise() {
     let mut profile = of_stacks(&[("p", &["main"], 3)]);
     assert_eq!(text(&profile, Format::Folded), "p;main 3\n");
-    profile.value_types =
-        vec![ValueType { name: "contentions", unit: "count" }, ValueType { name: "lock_wait", unit: "nanoseconds" }];
+    profile.value_types = vec![ValueType::new("contentions", "count"), ValueType::new("lock_wait", "nanoseconds")];
     assert_eq!(text(&profile, Format::Folded), "p;main 30000000\n");
 }
 
@@ -239,8 +238,7 @@ fn svg_draws_a_frame_once_even_if_its_name_begins_anothers() {
 #[test]
 fn svg_gives_waits_in_microseconds() {
     let mut profile = of_stacks(&[("p", &["wait"], 123)]);
-    profile.value_types =
-        vec![ValueType { name: "contentions", unit: "count" }, ValueType { name: "lock_wait", unit: "nanoseconds" }];
+    profile.value_types = vec![ValueType::new("contentions", "count"), ValueType::new("lock_wait", "nanoseconds")];
     let titles = svg_titles(&text(&profile, Format::Svg));
     assert!(titles.contains(&"wait (1,230,000 µs, 100.00%)".to_owned()), "{titles:?}");
 }

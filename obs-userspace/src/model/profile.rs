@@ -1,18 +1,29 @@
 //! A symbolized profile: what every export format and the page are made from.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::Serialize;
 
 use super::{process::ProcessInfo, stack::StackEnd};
 
 /// What a number in a profile means, by the names that pprof readers know (`cpu`/`nanoseconds`, `samples`/`count`, …).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+///
+/// A collector's are constants; those of a profile that was read back from disk are owned. Both parts consist of ASCII letters,
+/// digits, `_`, `-` and `.` only, so that no format needs to escape them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ValueType {
     /// What is measured, e.g. `cpu`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// In which unit, e.g. `nanoseconds`.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
+}
+
+impl ValueType {
+    /// A value type that is known when obs is built.
+    #[must_use]
+    pub const fn new(name: &'static str, unit: &'static str) -> Self {
+        Self { name: Cow::Borrowed(name), unit: Cow::Borrowed(unit) }
+    }
 }
 
 /// Where code lives: an ELF file, the vDSO, the kernel, a JIT's region.
@@ -124,8 +135,8 @@ pub struct ProfileSample {
 /// What a recording found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// The collector's name, e.g. `cpu`.
-    pub collector: &'static str,
+    /// The collector's name, e.g. `cpu`: ASCII letters, digits, `_`, `-` and `.` only.
+    pub collector: Cow<'static, str>,
     /// What the values of each sample mean. The last one is the default to show.
     pub value_types: Vec<ValueType>,
     /// How far apart samples were, in the unit of the given type (e.g. 10,101,010 `cpu`/`nanoseconds`).

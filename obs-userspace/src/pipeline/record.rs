@@ -204,11 +204,11 @@ impl Session {
         let weighted = values
             .iter()
             .enumerate()
-            .map(|(index, value)| (*value, if index == 0 { ValueSource::Count } else { ValueSource::Weight }));
+            .map(|(index, value)| (value.clone(), if index == 0 { ValueSource::Count } else { ValueSource::Weight }));
         let options = BuildOptions {
             collector: spec.name,
             values: weighted.collect(),
-            period: collector.period().zip(values.last()).map(|(period, kind)| (*kind, period)),
+            period: collector.period().zip(values.last()).map(|(period, kind)| (kind.clone(), period)),
             detail,
         };
         Ok(Self {

@@ -9,8 +9,8 @@ use crate::{
     model::process::ProcessEvent,
 };
 
-const COUNT: ValueType = ValueType { name: "samples", unit: "count" };
-const TIME: ValueType = ValueType { name: "cpu", unit: "nanoseconds" };
+const COUNT: ValueType = ValueType::new("samples", "count");
+const TIME: ValueType = ValueType::new("cpu", "nanoseconds");
 
 fn options(detail: FrameDetail) -> BuildOptions {
     let values = vec![(COUNT, ValueSource::Count), (TIME, ValueSource::CountTimes(10)), (TIME, ValueSource::Weight)];

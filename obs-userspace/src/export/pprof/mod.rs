@@ -70,11 +70,11 @@ pub(super) fn write(checked: &Checked<'_>, out: &mut dyn Write) -> io::Result<()
 }
 
 /// Everything that stands once in a file.
-fn head(checked: &Checked<'_>, tables: &mut Tables<'_>) -> Piece {
+fn head<'a>(checked: &Checked<'a>, tables: &mut Tables<'a>) -> Piece {
     let profile = checked.profile;
-    let mut value_type = |of: &ValueType| proto::ValueType {
-        r#type: tables.string(Cow::Borrowed(of.name)),
-        unit: tables.string(Cow::Borrowed(of.unit)),
+    let mut value_type = |of: &'a ValueType| proto::ValueType {
+        r#type: tables.string(Cow::Borrowed(&*of.name)),
+        unit: tables.string(Cow::Borrowed(&*of.unit)),
     };
     let sample_type: Vec<_> = profile.value_types.iter().map(&mut value_type).collect();
     let period_type = profile.period.as_ref().map(|(of, _)| value_type(of));
@@ -83,7 +83,7 @@ fn head(checked: &Checked<'_>, tables: &mut Tables<'_>) -> Piece {
         default_sample_type: sample_type[checked.shown()].r#type,
         sample_type,
         period_type,
-        period: profile.period.map_or(0, |(_, period)| signed(period)),
+        period: profile.period.as_ref().map_or(0, |(_, period)| signed(*period)),
         time_nanos: signed(profile.started_unix_ns),
         duration_nanos: signed(profile.duration_ns),
         comment,
@@ -96,7 +96,7 @@ fn comments(checked: &Checked<'_>) -> Vec<String> {
     let profile = checked.profile;
     let counted = checked.counted();
     let (total, cut) = (checked.totals[counted], checked.cut.values().sum::<u64>());
-    let ValueType { name, unit } = profile.value_types[counted];
+    let ValueType { name, unit } = &profile.value_types[counted];
     let mut lines = vec![
         format!("obs {} profile, obs {}", profile.collector, env!("CARGO_PKG_VERSION")),
         format!("cut stacks: {cut} of {total} {name}/{unit}"),

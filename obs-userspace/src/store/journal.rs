@@ -1,0 +1,246 @@
+//! The file that windows are appended to: one frame per window, each with what it adds to the tables.
+
+use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf};
+
+use super::{
+    Window,
+    bytes::{Malformed, Parsed},
+    error::{FileError, StoreError, WindowError},
+    folder::{Folder, Name},
+    frame::{FILE_HEADER_BYTES, FileHeader, FileKind, FrameReader, ReadAt, Section, put_frame},
+    interner::Interner,
+    limits::{BUCKETS_MAX, ENTRIES_MAX, EVENTS_MAX, FRAME_BYTES_MAX, JOURNAL_BYTES_MAX, WINDOWS_MAX},
+    tables::Tables,
+    window::{self, Kept, WindowView},
+};
+
+/// Windows are small: more effort would not make them much smaller, and a block replaces them within hours.
+const LEVEL: i32 = 3;
+
+/// Where a journal's first frame begins.
+pub(super) const FIRST_FRAME: u64 = FILE_HEADER_BYTES as u64;
+
+/// Visits the windows of a journal, from a frame on, up to the first frame that is not whole. Each one's additions are in the tables when it is
+/// visited. Returns where the last whole frame ends and, if more follows, what is wrong with it.
+///
+/// What the visitor finds malformed counts as not whole.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub(super) fn scan(
+    source: &(impl ReadAt + ?Sized),
+    from: u64,
+    tables: &mut Tables,
+    mut visit: impl FnMut(u64, &WindowView<'_>, &Tables) -> Parsed<()>,
+) -> Result<(u64, Option<FileError>), FileError> {
+    let end = source.length().map_err(FileError::Read)?;
+    let mut frames = FrameReader::default();
+    let mut offset = from;
+    while offset < end {
+        let (frame, raw) = match frames.read(source, offset, end) {
+            Ok(read) => read,
+            Err(error @ FileError::Read(_)) => return Err(error),
+            Err(error) => return Ok((offset, Some(error))),
+        };
+        let damaged = |what| FileError::Damaged { offset, what };
+        if frame.section != Section::Window {
+            return Ok((offset, Some(damaged(Malformed("a frame of a journal is no window")))));
+        }
+        let view = match WindowView::parse(raw).and_then(|view| view.add_to(tables).map(|()| view)) {
+            Ok(view) => view,
+            Err(what) => return Ok((offset, Some(damaged(what)))),
+        };
+        if let Err(what) = visit(offset, &view, tables) {
+            return Ok((offset, Some(damaged(what))));
+        }
+        offset += frame.frame_bytes();
+    }
+    Ok((offset, None))
+}
+
+/// Visits so many windows of a journal from its beginning, of which the tables are already known.
+///
+/// # Errors
+///
+/// When the file cannot be read, or is not as it was.
+pub(super) fn scan_known(
+    source: &(impl ReadAt + ?Sized),
+    windows: usize,
+    mut visit: impl FnMut(&WindowView<'_>) -> Parsed<()>,
+) -> Result<(), FileError> {
+    let end = source.length().map_err(FileError::Read)?;
+    let mut frames = FrameReader::default();
+    let mut offset = FILE_HEADER_BYTES as u64;
+    for _ in 0..windows {
+        let (frame, raw) = frames.read(source, offset, end)?;
+        let damaged = |what| FileError::Damaged { offset, what };
+        visit(&WindowView::parse(raw).map_err(damaged)?).map_err(damaged)?;
+        offset += frame.frame_bytes();
+    }
+    Ok(())
+}
+
+/// How full a journal is, and when it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    windows: usize,
+    entries: u64,
+    buckets: u64,
+    events: u64,
+    first_started_unix_ns: u64,
+    last_started_unix_ns: u64,
+}
+
+impl Extent {
+    fn add(&mut self, started_unix_ns: u64, kept: &Kept) {
+        if self.windows == 0 {
+            self.first_started_unix_ns = started_unix_ns;
+        }
+        self.windows += 1;
+        self.last_started_unix_ns = started_unix_ns;
+        self.entries += kept.samples + kept.points;
+        self.buckets += kept.buckets;
+        self.events += kept.events;
+    }
+}
+
+/// Reads all of a journal: where its last whole frame ends, its tables, how full it is, what is wrong behind that.
+fn measure(file: &File) -> Result<(u64, Tables, Extent, Option<FileError>), FileError> {
+    let (mut tables, mut extent) = (Tables::default(), Extent::default());
+    let (whole, torn) = scan(file, FIRST_FRAME, &mut tables, |_, view, tables| {
+        let mut kept = Kept::default();
+        view.samples(tables, |_, _| {
+            kept.samples += 1;
+            Ok(())
+        })?;
+        view.points(tables, |_, cell| {
+            kept.points += 1;
+            kept.buckets += cell.buckets();
+            Ok(())
+        })?;
+        view.events(|_| {
+            kept.events += 1;
+            Ok(())
+        })?;
+        extent.add(view.started_unix_ns, &kept);
+        Ok(())
+    })?;
+    Ok((whole, tables, extent, torn))
+}
+
+/// A journal that is open for appending.
+pub(super) struct Journal {
+    file: File,
+    pub(super) path: PathBuf,
+    pub(super) name: Name,
+    boot_id: [u8; 16],
+    tables: Interner,
+    pub(super) bytes: u64,
+    extent: Extent,
+    is_synced: bool,
+}
+
+impl Journal {
+    /// Makes a journal without windows: under a temporary name, synced, then renamed.
+    pub(super) fn create(folder: &Folder, sequence: u64, boot_id: [u8; 16]) -> Result<Self, StoreError> {
+        let name = Name { sequence, kind: FileKind::Journal };
+        let header = FileHeader { kind: FileKind::Journal, is_coarse: false, sequence, boot_id };
+        let (file, path) = folder.create(name, &header.encode())?;
+        let (tables, extent) = (Interner::default(), Extent::default());
+        Ok(Self { file, path, name, boot_id, tables, bytes: FILE_HEADER_BYTES as u64, extent, is_synced: true })
+    }
+
+    /// Opens a journal of an earlier run to go on with it: cuts off what is torn at its end. Returns how many bytes that were,
+    /// and `None` for the journal if its entries cannot be gone on with.
+    pub(super) fn recover(folder: &Folder, name: Name) -> Result<(Option<Self>, u64), StoreError> {
+        let path = folder.path(name);
+        let file = folder.open_for_writing(name)?;
+        let unreadable = |source| StoreError::Seal { path: path.clone(), source };
+        let header = FileHeader::read(&file).map_err(unreadable)?;
+        let length = file.length().map_err(StoreError::io("read the length of", &path))?;
+        let (mut whole, mut tables, mut extent, torn) = measure(&file).map_err(unreadable)?;
+        if torn.is_some() {
+            file.set_len(whole).map_err(StoreError::io("cut the torn end off", &path))?;
+            file.sync_all().map_err(StoreError::io("sync", &path))?;
+            // Again, for the tables may have taken up a part of what was cut.
+            (whole, tables, extent, _) = measure(&file).map_err(unreadable)?;
+        }
+        let journal = Interner::of_tables(&tables).map(|tables| Self {
+            file,
+            path: path.clone(),
+            name,
+            boot_id: header.boot_id,
+            tables,
+            bytes: whole,
+            extent,
+            is_synced: true,
+        });
+        Ok((journal, length - whole))
+    }
+
+    /// Whether a window belongs into this journal's block, as far as time and room go.
+    pub(super) fn takes(&self, window: &Window, block_ns: u64, boot_id: &[u8; 16]) -> bool {
+        let Extent { windows, entries, buckets, events, first_started_unix_ns, last_started_unix_ns } = self.extent;
+        self.boot_id == *boot_id
+            && (windows == 0
+                || (window.started_unix_ns >= last_started_unix_ns
+                    && window.started_unix_ns / block_ns == first_started_unix_ns / block_ns
+                    && windows < WINDOWS_MAX
+                    && entries < ENTRIES_MAX / 2
+                    && buckets < BUCKETS_MAX / 2
+                    && events < EVENTS_MAX / 2
+                    && self.bytes < JOURNAL_BYTES_MAX
+                    && !self.tables.is_full()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.extent.windows == 0
+    }
+
+    /// Appends a window with one write. On failure the file is cut back and the tables are as before; if even that fails, the
+    /// next opening cuts it.
+    pub(super) fn append(&mut self, window: &Window) -> Result<(Kept, u64), StoreError> {
+        let refused = |why| StoreError::Window { started_unix_ns: window.started_unix_ns, why };
+        let mark = self.tables.mark();
+        let (raw, kept) = window::encode(window, &mut self.tables).map_err(refused)?;
+        let written = self.write(&raw, &refused);
+        match written {
+            Ok(bytes) => {
+                self.bytes += bytes;
+                self.extent.add(window.started_unix_ns, &kept);
+                self.is_synced = false;
+                Ok((kept, bytes))
+            }
+            Err(error) => {
+                self.tables.roll_back(&mark);
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&self, raw: &[u8], refused: &impl Fn(WindowError) -> StoreError) -> Result<u64, StoreError> {
+        if raw.len() > FRAME_BYTES_MAX {
+            return Err(refused(WindowError::TooLarge { what: "bytes", max: FRAME_BYTES_MAX }));
+        }
+        let mut frame = Vec::new();
+        put_frame(&mut frame, Section::Window, raw, LEVEL)?;
+        self.file.write_all_at(&frame, self.bytes).map_err(|source| {
+            // What was written of it is no frame: it must not stand before the next one.
+            let cut: io::Result<()> = self.file.set_len(self.bytes);
+            let action =
+                if cut.is_ok() { "append a window to" } else { "append a window to, or cut the torn end off," };
+            StoreError::io(action, &self.path)(source)
+        })?;
+        Ok(frame.len() as u64)
+    }
+
+    /// Waits until everything is on the disk.
+    pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        if !self.is_synced {
+            self.file.sync_data().map_err(StoreError::io("sync", &self.path))?;
+            self.is_synced = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! What goes, when, and what stays.
+
+use super::*;
+
+const BLOCK_WINDOWS: u64 = 720;
+
+/// Fills whole blocks with sparse windows.
+fn fill(store: &mut Store, blocks: std::ops::Range<u64>) {
+    for block in blocks {
+        for number in [0, 300, 600, 601, 719] {
+            store.append(&numbered(block * BLOCK_WINDOWS + number)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn blocks_begin_at_multiples_of_their_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    for number in [700, 719, 720, 1439, 1440] {
+        store.append(&numbered(number)).unwrap();
+    }
+    assert_eq!(file_names(dir.path()), ["0000000001.block", "0000000002.block", "0000000003.journal"]);
+    assert_eq!(store.stats().blocks_sealed, 2);
+    assert_eq!(store.stats().bytes, files(dir.path()).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>());
+}
+
+#[test]
+fn old_blocks_go_by_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention_seconds = 3 * 7200;
+    let mut store = Store::open(dir.path(), StoreOptions { retention_seconds, ..options() }).unwrap();
+    fill(&mut store, 0..7);
+    // Ages count from the beginning of the newest finished block, the sixth: the first one ended more than 6 hours before,
+    // the second one just 6 hours.
+    assert_eq!(numbers(&store.reader())[0], BLOCK_WINDOWS);
+    assert_eq!(store.stats().blocks_expired, 1);
+}
+
+#[test]
+fn the_oldest_blocks_go_by_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    fill(&mut store, 0..4);
+    let bytes = store.stats().bytes;
+    drop(store);
+    let options = StoreOptions { retention_bytes: bytes - 1, ..options() };
+    let store = Store::open(dir.path(), options).unwrap();
+    assert_eq!(store.stats().blocks_evicted, 1);
+    assert!(store.stats().bytes < bytes);
+    assert_eq!(numbers(&store.reader())[0], BLOCK_WINDOWS);
+}
+
+#[test]
+fn a_clock_that_jumped_ahead_for_a_moment_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    fill(&mut store, 0..3);
+    let year = 365 * 24 * 360;
+    store.append(&numbered(10 * year)).unwrap();
+    fill(&mut store, 3..5);
+    assert_eq!(store.stats().blocks_expired, 0);
+    let found = numbers(&store.reader());
+    assert_eq!(found.len(), 5 * 5 + 1);
+    // It goes with the blocks around it.
+    fill(&mut store, 100..102);
+    assert!(numbers(&store.reader()).iter().all(|number| *number < 10 * year));
+}
+
+#[test]
+fn a_clock_that_was_set_back_begins_another_block_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    for number in [400, 401, 402, 42, 43] {
+        store.append(&numbered(number)).unwrap();
+    }
+    assert_eq!(file_names(dir.path()).len(), 2);
+    let merged = store.reader().profile(&query(Range::ALL)).unwrap();
+    assert_eq!(merged.profile.samples.iter().map(|sample| sample.values[0]).sum::<u64>(), 401 + 402 + 403 + 43 + 44);
+    let before = Range { from_unix_ns: 0, to_unix_ns: START_NS + 100 * WINDOW_NS };
+    let merged = store.reader().profile(&query(before)).unwrap();
+    assert_eq!(merged.profile.samples.iter().map(|sample| sample.values[0]).sum::<u64>(), 43 + 44);
+}
+
+#[test]
+fn old_windows_go_and_their_roll_up_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let windows_seconds = 7200;
+    let mut store = Store::open(dir.path(), StoreOptions { windows_seconds, ..options() }).unwrap();
+    fill(&mut store, 0..6);
+    assert_eq!(store.stats().blocks_thinned, 2);
+    drop(store);
+    let report = check(dir.path()).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    let coarse: Vec<bool> = report.files.iter().map(|file| file.contents.is_coarse).collect();
+    assert_eq!(coarse, [true, true, false, false, false, false]);
+
+    let reader = Reader::open(dir.path()).unwrap();
+    let first = Range { from_unix_ns: START_NS, to_unix_ns: START_NS + BLOCK_WINDOWS * WINDOW_NS };
+    let merged = reader.profile(&query(first)).unwrap();
+    assert_eq!(merged.profile.samples.iter().map(|sample| sample.values[0]).sum::<u64>(), 1 + 301 + 601 + 602 + 720);
+    assert!(merged.notes.is_complete());
+    let range = |to| Range { to_unix_ns: START_NS + to * WINDOW_NS, ..first };
+    assert!(!reader.profile(&query(range(610))).unwrap().notes.is_rounded, "no window is cut off by it");
+    assert!(!reader.profile(&query(range(600))).unwrap().notes.is_rounded, "it cuts between two buckets");
+    // Windows 600 and 601 are of one bucket: a range that ends between them gets both, and says so.
+    let merged = reader.profile(&query(range(601))).unwrap();
+    assert!(merged.notes.is_rounded);
+    assert_eq!(merged.profile.samples.iter().map(|sample| sample.values[0]).sum::<u64>(), 1 + 301 + 601 + 602);
+}
+
+#[test]
+fn a_full_table_begins_another_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    for number in 0..3 {
+        let mut window = numbered(number);
+        let value = |index: u64| format!("{number}-{index}-{}", "x".repeat(80));
+        let gauge = |index| Gauge { name: "g", labels: vec![("v", value(index).into())], value: 0.0 };
+        window.gauges.extend((0..26_000).map(gauge));
+        store.append(&window).unwrap();
+    }
+    assert_eq!(file_names(dir.path()), ["0000000001.block", "0000000002.block", "0000000003.journal"]);
+    assert_eq!(numbers(&store.reader()), [0, 1, 2]);
+}
+
+#[test]
+fn a_window_that_no_block_can_hold_is_refused_and_the_next_one_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    store.append(&numbered(0)).unwrap();
+    let mut window = numbered(1);
+    let gauge = |index: u32| Gauge { name: "g", labels: vec![("v", index.to_string().into())], value: 0.0 };
+    window.gauges.extend((0..70_000).map(gauge));
+    let error = store.append(&window).unwrap_err().to_string();
+    assert!(error.contains("more series than the 65536"), "{error}");
+    let mut wrong = numbered(1);
+    wrong.profiles[0].samples[0].process = 9;
+    let error = store.append(&wrong).unwrap_err().to_string();
+    assert!(error.contains("profile cpu contradicts itself: a sample's process is not there"), "{error}");
+    store.append(&numbered(2)).unwrap();
+    assert_eq!(numbers(&store.reader()), [0, 2]);
+    assert_eq!((store.stats().windows, store.stats().windows_failed), (2, 2));
+    drop(store);
+    assert!(check(dir.path()).unwrap().is_clean());
+}

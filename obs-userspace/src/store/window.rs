@@ -1,0 +1,470 @@
+//! One window of a journal: what it adds to the tables, and what was measured, by positions in them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    Window, attributes,
+    bytes::{Cursor, Malformed, Parsed, put_bytes, put_varint, unzigzag, zigzag},
+    codes::{self, SeriesKind},
+    error::WindowError,
+    interner::Interner,
+    limits::{HISTOGRAM_BUCKETS_MAX, LABELS_MAX, STACK_FRAMES_MAX, VALUE_TYPES_MAX, WINDOW_EVENTS_MAX},
+    tables::{FrameEntry, KeyEntry, KindEntry, Maybe, ModuleEntry, NodeEntry, ProcessEntry, SeriesEntry, Tables, at},
+    values::{self, Cell, HistogramValue},
+};
+use crate::model::{
+    process::{ProcessInfo, ProcessKey},
+    profile::{Frame, Module, Profile, ProfileSample, ValueType},
+    record::{Counter, Event, Gauge, Histogram, Label},
+    stack::StackEnd,
+};
+
+/// What became of a window's contents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) samples: u64,
+    pub(super) points: u64,
+    /// Of all histograms.
+    pub(super) buckets: u64,
+    pub(super) events: u64,
+    pub(super) events_dropped: u64,
+}
+
+/// Writes a window, and adds to the tables what it needs. On failure the tables are as before.
+pub(super) fn encode(window: &Window, tables: &mut Interner) -> Result<(Vec<u8>, Kept), WindowError> {
+    let mark = tables.mark();
+    let mut kept = Kept::default();
+    let parts = Parts::of(window, tables, &mut kept).and_then(|parts| tables.check().map(|()| parts));
+    match parts {
+        Ok(parts) => {
+            let mut added = Vec::new();
+            tables.put_added(&mut added, &mark);
+            Ok((parts.put(window, &added), kept))
+        }
+        Err(error) => {
+            tables.roll_back(&mark);
+            Err(error)
+        }
+    }
+}
+
+struct Parts {
+    samples: Vec<u8>,
+    processes: Vec<u8>,
+    points: Vec<u8>,
+    events: Vec<u8>,
+}
+
+impl Parts {
+    fn of(window: &Window, tables: &mut Interner, kept: &mut Kept) -> Result<Self, WindowError> {
+        let Window {
+            started_unix_ns,
+            duration_ns: _,
+            boot_unix_ns,
+            profiles,
+            processes,
+            counters,
+            gauges,
+            histograms,
+            events,
+        } = window;
+        // First, so that the profiles' processes are found with everything that is known of them.
+        let mut known = HashMap::with_capacity(processes.len());
+        for process in processes {
+            known.insert(process.info.key, put_process(&process.info, &process.labels, tables));
+        }
+        let mut samples = Vec::new();
+        put_varint(&mut samples, profiles.len() as u64);
+        for profile in profiles {
+            kept.samples += put_profile(&mut samples, profile, &known, tables)?;
+        }
+        let mut points: Vec<(u32, Point<'_>)> = Vec::with_capacity(counters.len() + gauges.len() + histograms.len());
+        for Counter { name, labels, value } in counters {
+            points.push((series(tables, SeriesKind::Counter, name, labels)?, Point::Counter(*value as u64)));
+        }
+        for Gauge { name, labels, value } in gauges {
+            points.push((series(tables, SeriesKind::Gauge, name, labels)?, Point::Gauge(*value)));
+        }
+        for histogram in histograms {
+            if histogram.buckets.len() > HISTOGRAM_BUCKETS_MAX {
+                return Err(WindowError::TooLarge { what: "buckets of a histogram", max: HISTOGRAM_BUCKETS_MAX });
+            }
+            kept.buckets += histogram.buckets.len() as u64;
+            let index = series(tables, SeriesKind::Histogram, histogram.name, &histogram.labels)?;
+            points.push((index, Point::Histogram(histogram)));
+        }
+        let (points, count) = put_points(points);
+        kept.points = count;
+        let kept_events = &events[..events.len().min(WINDOW_EVENTS_MAX)];
+        kept.events = kept_events.len() as u64;
+        kept.events_dropped = (events.len() - kept_events.len()) as u64;
+        Ok(Self {
+            samples,
+            processes: put_processes(known.into_values().collect()),
+            points,
+            events: put_events(kept_events, *started_unix_ns, *boot_unix_ns, tables)?,
+        })
+    }
+
+    fn put(&self, window: &Window, added: &[u8]) -> Vec<u8> {
+        let Self { samples, processes, points, events } = self;
+        let mut out = Vec::with_capacity(64 + added.len() + samples.len() + points.len() + events.len());
+        put_varint(&mut out, window.started_unix_ns);
+        put_varint(&mut out, window.duration_ns);
+        for part in [added, samples, processes, points, events] {
+            put_bytes(&mut out, part);
+        }
+        out
+    }
+}
+
+/// Writes the samples of a profile; returns how many.
+fn put_profile(
+    out: &mut Vec<u8>,
+    profile: &Profile,
+    known: &HashMap<ProcessKey, u32>,
+    tables: &mut Interner,
+) -> Result<u64, WindowError> {
+    let Profile {
+        collector,
+        value_types,
+        period,
+        started_unix_ns: _,
+        duration_ns: _,
+        modules,
+        frames,
+        processes,
+        samples,
+    } = profile;
+    let inconsistent = |what| WindowError::Inconsistent { collector: collector.to_string(), what };
+    let names = value_types.iter().chain(period.as_ref().map(|(of, _)| of));
+    let mut words = names.flat_map(|ValueType { name, unit }| [name, unit]).chain([collector]);
+    if !words.all(|word| is_plain(word)) {
+        return Err(inconsistent("a name is not plain: letters, digits, '_', '-' and '.'"));
+    }
+    if value_types.is_empty() || value_types.len() > VALUE_TYPES_MAX {
+        return Err(inconsistent("it has no value types, or too many"));
+    }
+    let kind = put_kind(profile, tables);
+    let modules: Vec<u32> = modules.iter().map(|module| put_module(module, tables)).collect();
+    let frames = frames
+        .iter()
+        .map(|frame| put_frame(frame, &modules, tables))
+        .collect::<Option<Vec<u32>>>()
+        .ok_or_else(|| inconsistent("a frame's module is not there"))?;
+    let position = |process: &ProcessInfo| match known.get(&process.key) {
+        Some(position) => *position,
+        None => put_process(process, &[], tables),
+    };
+    let processes: Vec<u32> = processes.iter().map(position).collect();
+    let mut rows: Vec<(u32, Vec<u64>)> = Vec::with_capacity(samples.len());
+    for ProfileSample { process, thread_name, stack, cut, values } in samples {
+        let process =
+            processes.get(*process as usize).ok_or_else(|| inconsistent("a sample's process is not there"))?;
+        if values.len() != value_types.len() {
+            return Err(inconsistent("a sample has not one value per value type"));
+        }
+        let (kept, cut) = match stack.get(..STACK_FRAMES_MAX) {
+            Some(innermost) if stack.len() > STACK_FRAMES_MAX => (innermost, Some(StackEnd::TooDeep)),
+            _ => (&stack[..], *cut),
+        };
+        let mut node = Maybe::NONE;
+        for frame in kept.iter().rev() {
+            let frame = *frames.get(*frame as usize).ok_or_else(|| inconsistent("a stack's frame is not there"))?;
+            node = Maybe::some(tables.node(NodeEntry { parent: node, frame }));
+        }
+        let thread = tables.string(thread_name);
+        let cut = codes::of_cut(cut);
+        rows.push((tables.key(KeyEntry { kind, process: *process, thread, stack: node, cut }), values.clone()));
+    }
+    rows.sort_by_key(|(key, _)| *key);
+    rows.dedup_by(|(key, values), (kept_key, kept)| {
+        let is_same = key == kept_key;
+        if is_same {
+            kept.iter_mut().zip(values).for_each(|(sum, value)| *sum = sum.saturating_add(*value));
+        }
+        is_same
+    });
+    put_rows(out, kind, value_types.len(), &rows);
+    Ok(rows.len() as u64)
+}
+
+/// Rows in ascending order of their keys. A value type that is a multiple of the first in every row is written once.
+fn put_rows(out: &mut Vec<u8>, kind: u32, types: usize, rows: &[(u32, Vec<u64>)]) {
+    put_varint(out, kind.into());
+    put_varint(out, rows.len() as u64);
+    let factors: Vec<Option<u64>> = (1..types).map(|index| factor(rows, index)).collect();
+    for factor in &factors {
+        put_varint(out, factor.map_or(0, |factor| factor + 1));
+    }
+    let mut before = 0;
+    for (key, values) in rows {
+        put_varint(out, u64::from(key - before));
+        before = *key;
+        put_varint(out, values[0]);
+        for (value, _) in values[1..].iter().zip(&factors).filter(|(_, factor)| factor.is_none()) {
+            put_varint(out, *value);
+        }
+    }
+}
+
+/// With what the first value has to be multiplied to give another one, if it is the same in all rows.
+fn factor(rows: &[(u32, Vec<u64>)], index: usize) -> Option<u64> {
+    let (_, first) = rows.iter().find(|(_, values)| values[0] > 0)?;
+    let factor = (first[index] / first[0]).min(u64::MAX - 1);
+    rows.iter().all(|(_, values)| values[0].checked_mul(factor) == Some(values[index])).then_some(factor)
+}
+
+/// Whether a name needs no escape in any format.
+pub(super) fn is_plain(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}
+
+fn put_kind(profile: &Profile, tables: &mut Interner) -> u32 {
+    let mut pair = |of: &ValueType| (tables.string(&of.name), tables.string(&of.unit));
+    let value_types = profile.value_types.iter().map(&mut pair).collect();
+    let period = profile.period.as_ref().map(|(of, value)| (pair(of), *value));
+    let collector = tables.string(&profile.collector);
+    tables.kind(KindEntry { collector, value_types, period })
+}
+
+fn put_module(module: &Module, tables: &mut Interner) -> u32 {
+    let Module { path, build_id } = module;
+    let path = tables.string(path);
+    let build_id = build_id.as_ref().map_or(Maybe::NONE, |id| Maybe::some(tables.string(id)));
+    tables.module(ModuleEntry { path, build_id })
+}
+
+fn put_frame(frame: &Frame, modules: &[u32], tables: &mut Interner) -> Option<u32> {
+    let Frame { function, kind, module, address, source } = frame;
+    let module = match module {
+        Some(index) => Maybe::some(*modules.get(*index as usize)?),
+        None => Maybe::NONE,
+    };
+    let function = function.as_ref().map_or(Maybe::NONE, |name| Maybe::some(tables.string(name)));
+    let (file, line) = match source {
+        Some((file, line)) => (Maybe::some(tables.string(file)), *line),
+        None => (Maybe::NONE, 0),
+    };
+    Some(tables.frame(FrameEntry { function, kind: *kind, module, address: *address, file, line }))
+}
+
+/// What is told twice of a process is taken from its [`ProcessInfo`].
+fn put_process(process: &ProcessInfo, labels: &[(Arc<str>, Arc<str>)], tables: &mut Interner) -> u32 {
+    let mut pairs: Vec<(u32, u32)> =
+        attributes::of(process).map(|(name, value)| (tables.string(name), tables.string(value))).collect();
+    for (name, value) in labels {
+        let name = tables.string(name);
+        if pairs.len() < LABELS_MAX && pairs.iter().all(|(known, _)| *known != name) {
+            pairs.push((name, tables.string(value)));
+        }
+    }
+    tables.process(ProcessEntry { key: process.key, attributes: pairs.into() })
+}
+
+fn put_processes(mut positions: Vec<u32>) -> Vec<u8> {
+    positions.sort_unstable();
+    let mut out = Vec::new();
+    put_varint(&mut out, positions.len() as u64);
+    let mut before = 0;
+    for position in positions {
+        put_varint(&mut out, u64::from(position - before));
+        before = position;
+    }
+    out
+}
+
+fn pairs(labels: &[Label], tables: &mut Interner) -> Result<Vec<(u32, u32)>, WindowError> {
+    if labels.len() > LABELS_MAX {
+        return Err(WindowError::TooLarge { what: "labels of one series or event", max: LABELS_MAX });
+    }
+    Ok(labels.iter().map(|(name, value)| (tables.string(name), tables.string(value))).collect())
+}
+
+fn series(tables: &mut Interner, kind: SeriesKind, name: &str, labels: &[Label]) -> Result<u32, WindowError> {
+    // The order of labels does not tell series apart.
+    let mut sorted: Vec<&Label> = labels.iter().collect();
+    sorted.sort_by_key(|(name, _)| *name);
+    let sorted: Vec<Label> = sorted.into_iter().cloned().collect();
+    let labels = pairs(&sorted, tables)?.into();
+    let name = tables.string(name);
+    Ok(tables.series(SeriesEntry { kind, name, labels }))
+}
+
+enum Point<'a> {
+    Counter(u64),
+    Gauge(f64),
+    Histogram(&'a Histogram),
+}
+
+/// Points in ascending order of their series; of two of the same, the later one.
+fn put_points(mut points: Vec<(u32, Point<'_>)>) -> (Vec<u8>, u64) {
+    points.reverse();
+    points.sort_by_key(|(index, _)| *index);
+    points.dedup_by_key(|(index, _)| *index);
+    let mut out = Vec::new();
+    put_varint(&mut out, points.len() as u64);
+    let mut before = 0;
+    for (index, point) in &points {
+        put_varint(&mut out, u64::from(index - before));
+        before = *index;
+        match point {
+            Point::Counter(value) => put_varint(&mut out, *value),
+            Point::Gauge(value) => values::put_gauge(&mut out, *value),
+            Point::Histogram(histogram) => {
+                let Histogram { name: _, labels: _, first_bucket, buckets, zero_count, sum } = histogram;
+                let (first_bucket, zero_count, sum) = (*first_bucket, *zero_count, *sum);
+                let value = HistogramValue { first_bucket, buckets: buckets.clone(), zero_count, sum };
+                values::put_histogram(&mut out, &value);
+            }
+        }
+    }
+    (out, points.len() as u64)
+}
+
+fn put_events(
+    events: &[Event],
+    started_unix_ns: u64,
+    boot_unix_ns: u64,
+    tables: &mut Interner,
+) -> Result<Vec<u8>, WindowError> {
+    let mut out = Vec::new();
+    put_varint(&mut out, events.len() as u64);
+    for Event { name, time_ns, process, labels } in events {
+        let time_unix_ns = boot_unix_ns.saturating_add(*time_ns);
+        let process = process.map_or(Maybe::NONE, |key| Maybe::some(tables.process_of(key)));
+        let name = tables.string(name);
+        put_event(&mut out, started_unix_ns, &EventRow { time_unix_ns, name, process, labels: pairs(labels, tables)? });
+    }
+    Ok(out)
+}
+
+/// An event by positions in the tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EventRow {
+    pub(super) time_unix_ns: u64,
+    pub(super) name: u32,
+    pub(super) process: Maybe,
+    pub(super) labels: Vec<(u32, u32)>,
+}
+
+/// Writes an event; its time as the distance from another one.
+pub(super) fn put_event(out: &mut Vec<u8>, before_ns: u64, event: &EventRow) {
+    let EventRow { time_unix_ns, name, process, labels } = event;
+    put_varint(out, zigzag(time_unix_ns.wrapping_sub(before_ns) as i64));
+    put_varint(out, (*name).into());
+    put_varint(out, process.0.into());
+    put_varint(out, labels.len() as u64);
+    for (name, value) in labels {
+        put_varint(out, (*name).into());
+        put_varint(out, (*value).into());
+    }
+}
+
+pub(super) fn read_event(cursor: &mut Cursor<'_>, before_ns: u64) -> Parsed<EventRow> {
+    let time_unix_ns = before_ns.wrapping_add(unzigzag(cursor.varint()?) as u64);
+    let (name, process) = (cursor.u32()?, Maybe(cursor.u32()?));
+    let count = cursor.count(LABELS_MAX)?;
+    let labels = (0..count).map(|_| Ok((cursor.u32()?, cursor.u32()?))).collect::<Parsed<_>>()?;
+    Ok(EventRow { time_unix_ns, name, process, labels })
+}
+
+/// A window as read: its parts are parsed when they are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WindowView<'a> {
+    pub(super) started_unix_ns: u64,
+    pub(super) duration_ns: u64,
+    added: Cursor<'a>,
+    samples: Cursor<'a>,
+    processes: Cursor<'a>,
+    points: Cursor<'a>,
+    events: Cursor<'a>,
+}
+
+impl<'a> WindowView<'a> {
+    pub(super) fn parse(raw: &'a [u8]) -> Parsed<Self> {
+        let mut cursor = Cursor::new(raw);
+        let (started_unix_ns, duration_ns) = (cursor.varint()?, cursor.varint()?);
+        let mut part = || cursor.part();
+        let (added, samples, processes, points, events) = (part()?, part()?, part()?, part()?, part()?);
+        cursor.end()?;
+        Ok(Self { started_unix_ns, duration_ns, added, samples, processes, points, events })
+    }
+
+    /// Adds the window's new entries to the tables.
+    pub(super) fn add_to(&self, tables: &mut Tables) -> Parsed<()> {
+        let mut cursor = self.added;
+        tables.read_strings(&mut cursor)?;
+        tables.read_code(&mut cursor)?;
+        tables.read_stacks(&mut cursor)?;
+        tables.read_who(&mut cursor)?;
+        tables.read_series(&mut cursor)?;
+        cursor.end()
+    }
+
+    /// Visits the samples: their key and values.
+    pub(super) fn samples(&self, tables: &Tables, mut visit: impl FnMut(u32, &[u64]) -> Parsed<()>) -> Parsed<()> {
+        let mut cursor = self.samples;
+        let mut values = Vec::with_capacity(VALUE_TYPES_MAX);
+        for _ in 0..cursor.count(usize::MAX)? {
+            let kind = cursor.u32()?;
+            let types = at(&tables.kinds, kind)?.value_types.len();
+            let rows = cursor.number(tables.keys.len())?;
+            let factors = (1..types).map(|_| Ok(cursor.varint()?.checked_sub(1))).collect::<Parsed<Vec<_>>>()?;
+            let mut next = 0_u32;
+            for _ in 0..rows {
+                next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
+                if at(&tables.keys, next)?.kind != kind {
+                    return Err(Malformed("a sample is of another kind than its profile"));
+                }
+                values.clear();
+                let first = cursor.varint()?;
+                values.push(first);
+                for factor in &factors {
+                    values.push(match factor {
+                        Some(factor) => first.saturating_mul(*factor),
+                        None => cursor.varint()?,
+                    });
+                }
+                visit(next, &values)?;
+            }
+        }
+        cursor.end()
+    }
+
+    /// Visits the processes that were known to be there.
+    pub(super) fn processes(&self, mut visit: impl FnMut(u32) -> Parsed<()>) -> Parsed<()> {
+        let mut cursor = self.processes;
+        let mut next = 0_u32;
+        for _ in 0..cursor.count(usize::MAX)? {
+            next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
+            visit(next)?;
+        }
+        cursor.end()
+    }
+
+    /// Visits the points of series.
+    pub(super) fn points(&self, tables: &Tables, mut visit: impl FnMut(u32, Cell) -> Parsed<()>) -> Parsed<()> {
+        let mut cursor = self.points;
+        let mut next = 0_u32;
+        for _ in 0..cursor.count(usize::MAX)? {
+            next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
+            let cell = match at(&tables.series, next)?.kind {
+                SeriesKind::Counter => Cell::counter(cursor.varint()?),
+                SeriesKind::Gauge => Cell::gauge(values::gauge(&mut cursor)?),
+                SeriesKind::Histogram => Cell::Histogram(values::histogram(&mut cursor)?),
+            };
+            visit(next, cell)?;
+        }
+        cursor.end()
+    }
+
+    /// Visits the events.
+    pub(super) fn events(&self, mut visit: impl FnMut(EventRow) -> Parsed<()>) -> Parsed<()> {
+        let mut cursor = self.events;
+        for _ in 0..cursor.count(WINDOW_EVENTS_MAX)? {
+            visit(read_event(&mut cursor, self.started_unix_ns)?)?;
+        }
+        cursor.end()
+    }
+}

@@ -1,0 +1,450 @@
+//! The writer: appends windows, makes blocks of journals, and removes what is too old or too much.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Window,
+    block::Block,
+    error::{FileError, StoreError},
+    folder::{Folder, Lock, Name},
+    frame::{FileHeader, FileKind},
+    journal::Journal,
+    limits::{DAMAGE_MAX, FILES_MAX},
+    reader::Reader,
+    seal,
+};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// How much is kept, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Blocks whose last window ended so many seconds before the newest one began are removed.
+    pub retention_seconds: u64,
+    /// When all files together are larger, the oldest blocks are removed. In bytes.
+    pub retention_bytes: u64,
+    /// Blocks that are so many seconds old lose their windows and keep the roll-up of ten minutes. As long as
+    /// `retention_seconds` or longer: never.
+    pub windows_seconds: u64,
+    /// How many seconds a block covers, counted from 1970.
+    pub block_seconds: u32,
+    /// `/proc/sys/kernel/random/boot_id`: a block never holds processes of two starts of the machine, whose boot-time
+    /// clocks, and so whose process keys, have nothing to do with each other.
+    pub boot_id: [u8; 16],
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            retention_seconds: 7 * 24 * 3600,
+            retention_bytes: 256 << 20,
+            windows_seconds: 7 * 24 * 3600,
+            block_seconds: 7200,
+            boot_id: [0; 16],
+        }
+    }
+}
+
+/// What an opening found and cleaned up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Windows' bytes that were cut off because they were not whole.
+    pub torn_bytes: u64,
+    /// In how many journals.
+    pub torn_files: u64,
+    /// Half-written files that were removed.
+    pub temporary_removed: u64,
+    /// Journals that were removed because their block was finished.
+    pub superseded_removed: u64,
+    /// Journals of an earlier run that were made into blocks.
+    pub sealed: u64,
+    /// Files that cannot be read, and why, up to a bound; they are left as they are.
+    pub unreadable: Vec<(PathBuf, String)>,
+}
+
+/// What became of one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// Different (process, thread, stack) that were written.
+    pub samples: u64,
+    /// Points of series that were written.
+    pub points: u64,
+    /// Events that were written.
+    pub events: u64,
+    /// Events that were left out because there were more than [`limits::WINDOW_EVENTS_MAX`](super::limits::WINDOW_EVENTS_MAX).
+    pub events_dropped: u64,
+}
+
+/// What the writer did since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Windows that were appended.
+    pub windows: u64,
+    /// Windows that could not be appended.
+    pub windows_failed: u64,
+    /// Events that were left out.
+    pub events_dropped: u64,
+    /// Bytes that were written, journals and blocks together.
+    pub bytes_written: u64,
+    /// Blocks that were made.
+    pub blocks_sealed: u64,
+    /// Journals that could not be made into blocks; they stay readable, and the next block tries again.
+    pub seals_failed: u64,
+    /// Blocks that were removed because of their age.
+    pub blocks_expired: u64,
+    /// Blocks that were removed because of the size of all.
+    pub blocks_evicted: u64,
+    /// Blocks that lost their windows and keep the roll-up.
+    pub blocks_thinned: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Files.
+    pub files: u64,
+}
+
+/// A file that is not being written any more.
+#[derive(Clone, Copy, Debug)]
+struct Finished {
+    name: Name,
+    bytes: u64,
+    /// Of blocks that can be read: when the first window began, the last one ended, and whether the windows are gone.
+    times: Option<(u64, u64, bool)>,
+}
+
+/// The writer of a state folder. There is one at a time.
+pub struct Store {
+    folder: Arc<Folder>,
+    reader: Reader,
+    _lock: Lock,
+    options: StoreOptions,
+    journal: Option<Journal>,
+    /// In ascending order of their sequence. Files of newer versions are not among them.
+    finished: Vec<Finished>,
+    next_sequence: u64,
+    recovery: Recovery,
+    stats: StoreStats,
+}
+
+impl Store {
+    /// Opens a state folder for writing, makes it if there is none, and cleans up what an earlier run left.
+    ///
+    /// # Errors
+    ///
+    /// When another process writes it, or the operating system refuses. Damaged files are no error: see [`Recovery`].
+    pub fn open(state_dir: &Path, mut options: StoreOptions) -> Result<Self, StoreError> {
+        options.block_seconds = options.block_seconds.max(1);
+        let folder = Folder::new(state_dir);
+        folder.create_all()?;
+        let lock = Lock::take(state_dir)?;
+        let folder = Arc::new(folder);
+        let mut store = Self {
+            reader: Reader::of_folder(Arc::clone(&folder)),
+            folder,
+            _lock: lock,
+            options,
+            journal: None,
+            finished: Vec::new(),
+            next_sequence: 1,
+            recovery: Recovery::default(),
+            stats: StoreStats::default(),
+        };
+        store.recover()?;
+        Ok(store)
+    }
+
+    fn recover(&mut self) -> Result<(), StoreError> {
+        let folder = Arc::clone(&self.folder);
+        let listing = folder.list()?;
+        for path in &listing.temporary {
+            folder.remove(path)?;
+            self.recovery.temporary_removed += 1;
+        }
+        for name in &listing.superseded {
+            let block =
+                folder.open(Name { kind: FileKind::Block, ..*name }).map_err(FileError::Read).and_then(Block::open);
+            // If the block is damaged, it is made again.
+            let is_there = match block {
+                Ok(_) => true,
+                Err(FileError::NewerVersion { .. }) => false,
+                Err(_) => seal::seal(&folder, *name).is_ok(),
+            };
+            if is_there {
+                folder.remove(&folder.path(*name))?;
+                self.recovery.superseded_removed += 1;
+            }
+        }
+        let newest = listing.files.last().map_or(0, |name| name.sequence);
+        self.next_sequence = newest.saturating_add(1);
+        for name in listing.files {
+            match name.kind {
+                FileKind::Block => self.take_block(name),
+                FileKind::Journal => self.take_journal(name, name.sequence == newest)?,
+            }
+        }
+        folder.sync()?;
+        self.retain()
+    }
+
+    fn take_block(&mut self, name: Name) {
+        let opened = self.folder.open(name).map_err(FileError::Read).and_then(Block::open);
+        let bytes = self.folder.length(name);
+        match opened {
+            Ok(block) => {
+                let times = (block.index.started_unix_ns, block.index.ended_unix_ns, block.header.is_coarse);
+                self.finished.push(Finished { name, bytes, times: Some(times) });
+            }
+            Err(error) => {
+                if !matches!(error, FileError::NewerVersion { .. }) {
+                    self.finished.push(Finished { name, bytes, times: None });
+                }
+                self.note_unreadable(name, &error);
+            }
+        }
+    }
+
+    /// Goes on with the newest journal, if it is of this start of the machine; makes blocks of the others.
+    fn take_journal(&mut self, name: Name, is_newest: bool) -> Result<(), StoreError> {
+        let header = self.folder.open(name).map_err(FileError::Read).and_then(|file| FileHeader::read(&file));
+        let header = match header {
+            Ok(header) if header.kind == FileKind::Journal && header.sequence == name.sequence => header,
+            Ok(_) => {
+                self.note_unreadable(name, &FileError::NotOurs("its header contradicts its name"));
+                self.finished.push(Finished { name, bytes: self.folder.length(name), times: None });
+                return Ok(());
+            }
+            Err(error) => {
+                if !matches!(error, FileError::NewerVersion { .. }) {
+                    self.finished.push(Finished { name, bytes: self.folder.length(name), times: None });
+                }
+                self.note_unreadable(name, &error);
+                return Ok(());
+            }
+        };
+        let (journal, torn_bytes) = Journal::recover(&self.folder, name)?;
+        self.recovery.torn_bytes += torn_bytes;
+        self.recovery.torn_files += u64::from(torn_bytes > 0);
+        match journal {
+            Some(journal) if journal.is_empty() => self.folder.remove(&journal.path),
+            Some(journal) if is_newest && header.boot_id == self.options.boot_id => {
+                self.journal = Some(journal);
+                Ok(())
+            }
+            Some(_) | None => {
+                self.seal(name);
+                self.recovery.sealed += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn note_unreadable(&mut self, name: Name, error: &FileError) {
+        if self.recovery.unreadable.len() < DAMAGE_MAX {
+            self.recovery.unreadable.push((self.folder.path(name), error.to_string()));
+        }
+    }
+
+    /// What the opening found.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// What was done since.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let journal = self.journal.as_ref().map_or(0, |journal| journal.bytes);
+        StoreStats {
+            bytes: journal + self.finished.iter().map(|file| file.bytes).sum::<u64>(),
+            files: self.finished.len() as u64 + u64::from(self.journal.is_some()),
+            ..self.stats
+        }
+    }
+
+    /// A reader of this folder, for any thread.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Appends a window. It survives the end of this process from now on, and that of the machine after [`flush`](Self::flush).
+    ///
+    /// Begins another block where the window asks for it: another two hours, the clock set back, no room in the tables.
+    /// Making the finished journal into a block takes some tenths of a second.
+    ///
+    /// # Errors
+    ///
+    /// When the window contradicts itself or is too large, or the operating system refuses. Everything before is unharmed,
+    /// and the next window may succeed.
+    pub fn append(&mut self, window: &Window) -> Result<Appended, StoreError> {
+        let appended = self.try_append(window);
+        match &appended {
+            Ok(appended) => {
+                self.stats.windows += 1;
+                self.stats.events_dropped += appended.events_dropped;
+                self.stats.bytes_written += appended.bytes;
+            }
+            Err(_) => self.stats.windows_failed += 1,
+        }
+        appended
+    }
+
+    fn try_append(&mut self, window: &Window) -> Result<Appended, StoreError> {
+        let block_ns = u64::from(self.options.block_seconds) * SECOND_NS;
+        if self.journal.as_ref().is_some_and(|journal| !journal.takes(window, block_ns, &self.options.boot_id)) {
+            self.rotate()?;
+        }
+        if self.journal.is_none() {
+            self.journal = Some(Journal::create(&self.folder, self.next_sequence, self.options.boot_id)?);
+            self.next_sequence += 1;
+        }
+        let Some(journal) = &mut self.journal else { return Ok(Appended::default()) };
+        let (kept, bytes) = match journal.append(window) {
+            // With the tables of a new block it may fit.
+            Err(StoreError::Window { .. }) if !journal.is_empty() => {
+                self.rotate()?;
+                let mut journal = Journal::create(&self.folder, self.next_sequence, self.options.boot_id)?;
+                self.next_sequence += 1;
+                let appended = journal.append(window);
+                self.journal = Some(journal);
+                appended?
+            }
+            outcome => outcome?,
+        };
+        Ok(Appended {
+            bytes,
+            samples: kept.samples,
+            points: kept.points,
+            events: kept.events,
+            events_dropped: kept.events_dropped,
+        })
+    }
+
+    /// Waits until everything that was appended is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system refuses.
+    pub fn flush(&mut self) -> Result<(), StoreError> {
+        self.journal.as_mut().map_or(Ok(()), Journal::flush)
+    }
+
+    /// Makes a block of the journal that is being written; the next window begins another one.
+    ///
+    /// # Errors
+    ///
+    /// When old blocks cannot be removed.
+    pub fn rotate(&mut self) -> Result<(), StoreError> {
+        let Some(mut journal) = self.journal.take() else { return Ok(()) };
+        if journal.is_empty() {
+            return self.folder.remove(&journal.path);
+        }
+        // If it cannot be synced here, it cannot be made into a block either, and that is counted.
+        let _ = journal.flush();
+        let name = journal.name;
+        drop(journal);
+        let waiting: Vec<Name> =
+            self.finished.iter().map(|file| file.name).filter(|name| name.kind == FileKind::Journal).collect();
+        self.finished.retain(|file| file.name.kind == FileKind::Block);
+        for name in waiting {
+            self.seal(name);
+        }
+        self.seal(name);
+        self.finished.sort_unstable_by_key(|file| file.name);
+        self.retain()
+    }
+
+    /// Makes a block of a journal. If that fails, the journal stays and is tried again with the next one.
+    fn seal(&mut self, journal: Name) {
+        match seal::seal(&self.folder, journal) {
+            Ok(bytes) => {
+                self.stats.blocks_sealed += 1;
+                self.stats.bytes_written += bytes;
+                self.take_block(Name { kind: FileKind::Block, ..journal });
+                if self.folder.remove(&self.folder.path(journal)).is_err() {
+                    // It is superseded: readers do not see it, and the next start tries again.
+                    self.stats.seals_failed += 1;
+                }
+            }
+            Err(_) => {
+                self.stats.seals_failed += 1;
+                self.finished.push(Finished { name: journal, bytes: self.folder.length(journal), times: None });
+            }
+        }
+    }
+
+    /// Removes what is too old, thins what is old, and removes the oldest while there is too much.
+    fn retain(&mut self) -> Result<(), StoreError> {
+        if let Some(now_ns) = self.now_ns() {
+            let is_older = |file: &Finished, seconds: u64| {
+                file.times.is_some_and(|(_, end, _)| end.saturating_add(seconds.saturating_mul(SECOND_NS)) < now_ns)
+            };
+            // With a block goes everything that was written before it, whatever the clock said then.
+            let expired = self
+                .finished
+                .iter()
+                .rposition(|file| is_older(file, self.options.retention_seconds))
+                .map_or(0, |at| at + 1);
+            self.stats.blocks_expired += self.remove_oldest(expired)?;
+            if self.options.windows_seconds < self.options.retention_seconds {
+                for index in 0..self.finished.len() {
+                    let file = self.finished[index];
+                    let is_fine = file.times.is_some_and(|(.., is_coarse)| !is_coarse);
+                    if is_fine && is_older(&file, self.options.windows_seconds) {
+                        self.thin(index);
+                    }
+                }
+            }
+        }
+        let mut bytes = self.stats().bytes;
+        let mut count = 0;
+        for (index, file) in self.finished.iter().enumerate() {
+            if bytes <= self.options.retention_bytes && self.finished.len() - index <= FILES_MAX {
+                break;
+            }
+            bytes = bytes.saturating_sub(file.bytes);
+            count = index + 1;
+        }
+        self.stats.blocks_evicted += self.remove_oldest(count)?;
+        Ok(())
+    }
+
+    /// The time by which ages are measured: the beginning of the newest block that is whole. Not the clock's: one that jumped
+    /// ahead for a moment would cost the whole history. A block counts when it spans half of what blocks do.
+    fn now_ns(&self) -> Option<u64> {
+        let least_ns = u64::from(self.options.block_seconds) * SECOND_NS / 2;
+        let spans = self.finished.iter().rev().filter_map(|file| file.times);
+        spans.filter(|(start, end, _)| end - start >= least_ns).map(|(start, ..)| start).next()
+    }
+
+    fn remove_oldest(&mut self, count: usize) -> Result<u64, StoreError> {
+        if count == 0 {
+            return Ok(0);
+        }
+        for file in self.finished.drain(..count).collect::<Vec<_>>() {
+            self.folder.remove(&self.folder.path(file.name))?;
+        }
+        self.folder.sync()?;
+        Ok(count as u64)
+    }
+
+    /// A block that cannot be thinned stays as it is; it is tried again with the next one.
+    fn thin(&mut self, index: usize) {
+        let Some(file) = self.finished.get_mut(index) else { return };
+        match seal::thin(&self.folder, file.name) {
+            Ok(bytes) => {
+                self.stats.blocks_thinned += 1;
+                self.stats.bytes_written += bytes;
+                file.bytes = bytes;
+                if let Some((.., is_coarse)) = &mut file.times {
+                    *is_coarse = true;
+                }
+            }
+            Err(_) => self.stats.seals_failed += 1,
+        }
+    }
+}
