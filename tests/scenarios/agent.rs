@@ -31,7 +31,7 @@ const WINDOW: &str = "1s";
 
 fn agent(context: &Context, state: &Path, arguments: &[&str]) -> Command {
     let mut command = context.obs(&["agent"]);
-    command.args(arguments).env("OBS_STATE_DIR", state).env("OBS_WINDOW", WINDOW);
+    command.args(arguments).env("OBS_STATE_DIR", state).env("OBS_WINDOW", WINDOW).env("OBS_HTTP_LISTEN", "127.0.0.1:0");
     command
 }
 

@@ -235,6 +235,12 @@ impl Governor {
         Self { policy, steps, cpu, memory, breaker: Breaker::default() }
     }
 
+    /// What it holds to.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Holds to another policy from the next tick on. What is shed stays shed until costs allow otherwise.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;

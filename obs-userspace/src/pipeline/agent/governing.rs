@@ -13,6 +13,7 @@ use crate::{
         host,
         self_metrics::{CPU_TIME, PROGRAM_RUNS, Registry},
     },
+    web::{AgentCost, AgentStatus, ShedStep},
 };
 
 use super::keeper::Shared;
@@ -87,6 +88,29 @@ impl Governing {
         }
         self.registry.counter(&PROGRAM_RUNS, &["cpu", "cpu_sample"]).raise_to(runs);
         self.orders()
+    }
+
+    /// What was measured at the last judgement, and what is shed, for people.
+    pub(super) fn tell(&self, status: &mut AgentStatus) {
+        let policy = self.governor.policy();
+        status.cost = AgentCost {
+            user_cpu_share: self.usage.user_cpu_share,
+            bpf_cpu_share: self.usage.bpf_cpu_share,
+            cpu_share_max: Some(policy.cpu_share_max),
+            rss_bytes: self.usage.rss_bytes,
+            map_bytes: self.usage.map_bytes,
+            memory_bytes_max: Some(policy.memory_bytes_max),
+        };
+        let shed = self.governor.shed();
+        let steps = self.governor.steps().iter().filter(|step| shed.contains(&step.shed));
+        status.shed = steps
+            .map(|step| ShedStep {
+                step: step.shed.name().to_owned(),
+                reason: step.effect.to_owned(),
+                since_unix_ns: None,
+            })
+            .collect();
+        status.paused = self.governor.paused().map(|because| because.to_string());
     }
 
     /// What holds since the last judgement.

@@ -6,7 +6,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
@@ -25,7 +25,7 @@ use crate::{
     },
     kernel::sys::jited::jited_functions,
     model::record::{Event, Record},
-    store::{Store, StoreOptions, Window},
+    store::{Reader, Store, StoreOptions, Window},
     telemetry::self_metrics::{Registry, Stage},
 };
 
@@ -61,6 +61,8 @@ pub(super) struct Shared {
     pub(super) plain_names: AtomicBool,
     /// Whether only the host and its containers are read, not each process.
     pub(super) no_processes: AtomicBool,
+    /// Resources, as they were at the end of the last window.
+    pub(super) resources: Mutex<Arc<Vec<Record>>>,
 }
 
 /// The thread, and the queue to it.
@@ -69,6 +71,7 @@ pub(super) struct Keeper {
     /// Messages in the queue.
     waiting: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
+    reader: Reader,
     stage: Stage,
 }
 
@@ -76,6 +79,7 @@ impl Keeper {
     /// Opens the state folder and starts the thread.
     pub(super) fn start(config: &AgentConfig, registry: &Registry, shared: Arc<Shared>) -> anyhow::Result<Self> {
         let store = open(config)?;
+        let reader = store.reader();
         let (queue, measured) = sync_channel(WAITING_MAX);
         let stage = registry.stage("keep");
         let work = Work {
@@ -90,7 +94,12 @@ impl Keeper {
         let taken = Arc::clone(&waiting);
         let thread = std::thread::Builder::new().name("obs-keeper".to_owned());
         let thread = thread.spawn(move || work.run(&measured, &taken)).context("cannot start a thread")?;
-        Ok(Self { queue: Some(queue), waiting, thread: Some(thread), stage })
+        Ok(Self { queue: Some(queue), waiting, thread: Some(thread), reader, stage })
+    }
+
+    /// Reads what was kept.
+    pub(super) fn reader(&self) -> Reader {
+        self.reader.clone()
     }
 
     /// Whether there is no room for a window now.
@@ -258,6 +267,7 @@ impl Work {
                 tracing::error!(%error, "a window was lost: it cannot be written");
             }
         }
+        *self.shared.resources.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(records);
     }
 }
 

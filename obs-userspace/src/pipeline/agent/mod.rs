@@ -6,9 +6,10 @@
 mod governing;
 mod keeper;
 mod options;
+mod serve;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -34,6 +35,7 @@ use crate::{
         log,
         self_metrics::{COLLECTOR_RUNNING, Registry, SAMPLES_LOST, STARTED, Stage},
     },
+    web::{AgentStatus, CollectorStatus, Health, HealthBoard, Loss, Need, Server},
 };
 
 /// How often counts are taken out of the kernel.
@@ -41,6 +43,13 @@ const DRAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the end may take.
 const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// How much of it answers may take that are under way.
+const SERVER_STOP_MAX: Duration = Duration::from_secs(1);
+
+/// Components, as `/health/detailed` names them.
+const STORE: &str = "store";
+const SAMPLER: &str = "collector.cpu";
 
 /// How long processes that have ended are remembered: longer than any stack of theirs may wait for its names.
 const ENDED_KEPT: Duration = Duration::from_secs(30);
@@ -65,9 +74,32 @@ pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErro
         Some(file) => tracing::info!(config = %file.display(), %state_dir, "the agent starts"),
         None => tracing::info!(%state_dir, "the agent starts with its default configuration"),
     }
+    let (log, health) = (Arc::new(log), Arc::new(HealthBoard::new()));
+    health.declare(STORE, Need::Required);
+    health.declare(SAMPLER, if Sampler::wanted(&config) { Need::Required } else { Need::Optional });
+    let status = Arc::new(Mutex::new(AgentStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: Some(rustix::system::uname().nodename().to_string_lossy().into_owned()),
+        started_unix_ns: nanoseconds(since_1970()),
+        window_ns: nanoseconds(config.window),
+        ..AgentStatus::default()
+    }));
+    let shown = serve::Shown {
+        reader: keeper.reader(),
+        registry: registry.clone(),
+        shared: Arc::clone(&shared),
+        status: Arc::clone(&status),
+        health: Arc::clone(&health),
+        log: Arc::clone(&log),
+    };
+    let server = serve::start(&config, shown)?;
+    tracing::info!(url = server.url(), "the page, the API and the metrics are served");
     let mut agent = Agent {
-        governing: Governing::new(options::policy(&config.governor), registry.clone(), Arc::clone(&shared)),
+        governing: Governing::new(options::policy(&config.governor), registry.clone(), shared),
         sampler: Sampler::start(&config, &registry),
+        server,
+        status,
+        health,
         stage: registry.stage("collect"),
         registry,
         keeper,
@@ -87,7 +119,10 @@ struct Agent {
     governing: Governing,
     /// `None` if this kernel does not let it run, or nobody wants it.
     sampler: Option<Sampler>,
-    log: log::Log,
+    server: Server,
+    status: Arc<Mutex<AgentStatus>>,
+    health: Arc<HealthBoard>,
+    log: Arc<log::Log>,
 }
 
 impl Agent {
@@ -97,6 +132,7 @@ impl Agent {
         reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>,
     ) -> anyhow::Result<()> {
         let mut window = Span::begin(self.config.window);
+        self.report();
         let (mut drained, mut judged) = (Instant::now(), Instant::now());
         loop {
             let until_judged = self.config.governor.interval.saturating_sub(judged.elapsed());
@@ -183,6 +219,44 @@ impl Agent {
         let (runs, measured) = self.sampler.as_ref().map_or((0, ProgramTime::default()), Sampler::cost);
         let orders = self.governing.judge(runs, measured);
         self.obey(&orders);
+        self.report();
+    }
+
+    /// Says how everything is.
+    fn report(&self) {
+        self.health.beat();
+        let store = if self.keeper.is_alive() { Health::Healthy } else { Health::Failed };
+        self.health.set(
+            STORE,
+            store,
+            if store == Health::Healthy { "" } else { "the thread that writes it has ended" },
+        );
+        let (sampler, why) = match &self.sampler {
+            Some(Sampler { frequency: Some(_), .. }) => (Health::Healthy, ""),
+            Some(_) => (Health::Degraded, "nothing is sampled: obs costs too much, or the host is in distress"),
+            None if !Sampler::wanted(&self.config) => (Health::Off, "it was not asked for"),
+            None => (Health::Failed, "it cannot run here; the log says why, and `obs doctor` what is missing"),
+        };
+        self.health.set(SAMPLER, sampler, why);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        self.governing.tell(&mut status);
+        status.collectors = Sampler::spec().into_iter().map(|spec| self.collector_status(spec, why)).collect();
+        let lost = self.sampler.iter().filter_map(|sampler| sampler.session.collector.sample_counts().ok());
+        status.losses = lost
+            .flat_map(|counts| counts.lost)
+            .map(|(reason, count)| Loss { source: SAMPLER.to_owned(), reason, count })
+            .collect();
+    }
+
+    fn collector_status(&self, spec: &CollectorSpec, why: &str) -> CollectorStatus {
+        let frequency = self.sampler.as_ref().and_then(|sampler| sampler.frequency);
+        CollectorStatus {
+            name: spec.name.to_owned(),
+            summary: spec.summary.to_owned(),
+            is_running: frequency.is_some(),
+            reason: (!why.is_empty()).then(|| why.to_owned()),
+            frequency_hertz: frequency.map(|frequency| f64::from(frequency.hertz())),
+        }
     }
 
     fn obey(&mut self, orders: &Orders) {
@@ -230,7 +304,11 @@ impl Agent {
     fn stop(mut self) {
         // What the kernel still holds is in the last window already.
         self.sampler = None;
-        if self.keeper.stop(STOP_MAX) {
+        let cut = self.server.stop(SERVER_STOP_MAX);
+        if cut > 0 {
+            tracing::info!(cut, "requests were cut short by the end");
+        }
+        if self.keeper.stop(STOP_MAX - SERVER_STOP_MAX) {
             tracing::info!("the agent has ended; all windows are on disk");
         } else {
             tracing::error!("the last windows could not be written in time and are lost");
