@@ -178,6 +178,12 @@ pub trait Collector: Send {
     /// If they cannot be mapped.
     fn take_unwind_maps(&mut self) -> Result<Option<UnwindMaps>, KernelError>;
 
+    /// Samples so often from now on, or not at all; of no effect on collectors that do not sample.
+    ///
+    /// # Errors
+    /// If the kernel refuses; then nothing is sampled.
+    fn set_frequency(&mut self, frequency: Option<Frequency>) -> Result<(), KernelError>;
+
     /// Stops measuring; what was measured can still be drained.
     fn stop(&mut self);
 }

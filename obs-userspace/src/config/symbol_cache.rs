@@ -2,8 +2,8 @@
 
 use std::{convert::Infallible, env, ffi::OsString, path::PathBuf, str::FromStr};
 
-/// Most bytes of names on disk, unless the user says otherwise: those of some hundred large programs.
-pub const BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// Most bytes of names on disk, unless the user says otherwise: the indexes of about twenty large programs with DWARF, or of hundreds without.
+pub const BYTES_MAX_DEFAULT: u64 = 256 << 20;
 
 /// Where the system keeps what can be made anew.
 const SYSTEM_FOLDER: &str = "/var/cache/obs";

@@ -24,7 +24,8 @@ pub(super) enum Attached {
 }
 
 impl Object {
-    /// Runs a program at each tick of an event, on every online CPU, until [`Object::detach`]. Returns the number of CPUs.
+    /// Runs a program at each tick of an event, on every online CPU, until [`Object::detach`] or [`Object::detach_sampling`].
+    /// Returns the number of CPUs.
     ///
     /// # Errors
     /// If the program is refused, or the event does not exist on this machine.
@@ -36,7 +37,10 @@ impl Object {
     ) -> Result<usize, KernelError> {
         let cpus = online_cpus().map_err(|(what, error)| KernelError::system(format!("read {what}"), error))?;
         let perf: &mut PerfEvent = self.program_mut(program)?;
-        perf.load().map_err(|error| KernelError::program(format!("load the BPF program {program}"), error))?;
+        // Loaded already if it was attached before.
+        if perf.fd().is_err() {
+            perf.load().map_err(|error| KernelError::program(format!("load the BPF program {program}"), error))?;
+        }
         let config = match event {
             SamplingEvent::CpuClock => PerfEventConfig::Software(SoftwareEvent::CpuClock),
             SamplingEvent::Cycles => PerfEventConfig::Hardware(HardwareEvent::CpuCycles),
@@ -80,6 +84,14 @@ impl Object {
         let link = link.map_err(|error| KernelError::program(what(), error))?;
         self.attached.push(Attached::Tracepoint(link));
         Ok(())
+    }
+
+    /// Detaches what samples. It may be attached again, at another frequency.
+    pub fn detach_sampling(&mut self) {
+        self.attached.retain(|attached| match attached {
+            Attached::Sampling(_) => false,
+            Attached::Tracepoint(_) => true,
+        });
     }
 
     /// Detaches everything. Programs and maps stay, so that what they counted can still be read.

@@ -187,6 +187,11 @@ impl Resources {
         self.read_groups(now_ns(), true, true, records)
     }
 
+    /// Reads the host only, neither processes nor containers, and appends it to `records`.
+    pub fn read_host(&mut self, records: &mut Vec<Record>) -> Report {
+        self.read_groups(now_ns(), true, false, records)
+    }
+
     fn read_groups(&mut self, now_ns: u64, host: bool, processes: bool, records: &mut Vec<Record>) -> Report {
         if host {
             let mut out = Out::new(records, &mut self.memory, now_ns);

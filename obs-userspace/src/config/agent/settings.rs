@@ -302,7 +302,7 @@ impl Default for AgentConfig {
             privacy: PrivacyConfig { redact: true, redact_patterns: Vec::new() },
             resources: ResourcesConfig { enabled: true, interval: 10 * SECOND, processes: 1_000 },
             unwind: UnwindConfig { memory: Bytes::new(16 << 20) },
-            symbols: SymbolsConfig { cache_dir: None, cache_size: Bytes::megabytes(64) },
+            symbols: SymbolsConfig { cache_dir: None, cache_size: Bytes::megabytes(256) },
         }
     }
 }

@@ -147,7 +147,7 @@ ffffffff81000018 t late
         };
         let mut code = KernelCode::default();
         code.set_loaded(std::iter::once(0xffff_ffff_c000_3000..0xffff_ffff_c000_3020).collect());
-        code.add_named(0xffff_ffff_c000_4000, 0x40, "bpf_prog_77_gone");
+        code.add_named(0xffff_ffff_c000_4000, 0x40, "bpf_prog_77_gone", false);
         find_in(text.as_bytes(), addresses, &code).into_iter().map(|found| found.map(show)).collect()
     }
 

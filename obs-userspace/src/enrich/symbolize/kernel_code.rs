@@ -15,10 +15,18 @@ const UNKNOWN_LENGTH_BYTES_MAX: u64 = 4_096;
 const PREFIX_BYTES_MAX: u64 = 64;
 
 /// What is known of such code.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KernelCode {
-    named: Vec<(Range<u64>, Arc<str>)>,
+    named: Vec<Piece>,
     loaded: Vec<Range<u64>>,
+}
+
+/// A piece of code that was seen to come or to leave.
+#[derive(Clone, Debug)]
+struct Piece {
+    range: Range<u64>,
+    name: Arc<str>,
+    is_loaded: bool,
 }
 
 /// What is known of an address.
@@ -34,13 +42,21 @@ pub(super) enum Known {
 
 impl KernelCode {
     /// Takes note of code that was seen to come or to leave.
-    pub fn add_named(&mut self, start: u64, length_bytes: u32, name: &str) {
+    pub fn add_named(&mut self, start: u64, length_bytes: u32, name: &str, is_loaded: bool) {
         let range = start..start.saturating_add(length_bytes.into());
-        let is_new = !self.named.iter().any(|(known, known_name)| *known == range && **known_name == *name);
-        // What exceeds this may yet be named by the kernel's list.
-        if is_new && self.named.len() < PIECES_MAX {
-            self.named.push((range, name.into()));
+        if let Some(known) = self.named.iter_mut().find(|known| known.range == range && *known.name == *name) {
+            known.is_loaded = is_loaded;
+            return;
         }
+        // What exceeds this may yet be named by the kernel's list.
+        if self.named.len() < PIECES_MAX {
+            self.named.push(Piece { range, name: name.into(), is_loaded });
+        }
+    }
+
+    /// Forgets what has left; to be called when no address that was sampled before waits for its name.
+    pub fn forget_unloaded(&mut self) {
+        self.named.retain(|piece| piece.is_loaded);
     }
 
     /// Takes note of where code lies that is loaded when the kernel's symbols are read.
@@ -51,7 +67,7 @@ impl KernelCode {
 
     /// What is known of an address.
     pub(super) fn find(&self, address: u64) -> Known {
-        let mut names = self.named.iter().filter(|(range, _)| range.contains(&address)).map(|(_, name)| name);
+        let mut names = self.named.iter().filter(|piece| piece.range.contains(&address)).map(|piece| &piece.name);
         let Some(first) = names.next() else { return Known::Nothing };
         if names.all(|name| name == first) { Known::Name(Arc::clone(first)) } else { Known::Several }
     }
@@ -74,7 +90,7 @@ mod tests {
     fn code_that_was_seen_has_a_name() {
         let mut code = KernelCode::default();
         for _ in 0..2 {
-            code.add_named(0x1000, 0x100, "bpf_prog_1_a");
+            code.add_named(0x1000, 0x100, "bpf_prog_1_a", true);
         }
         assert_eq!(code.named.len(), 1);
         assert_eq!(
@@ -82,9 +98,11 @@ mod tests {
             [true, false, false, true]
         );
         assert_eq!(code.find(0x1050), Known::Name("bpf_prog_1_a".into()));
-        code.add_named(0x1080, 0x100, "bpf_prog_2_b");
+        code.add_named(0x1080, 0x100, "bpf_prog_2_b", false);
         assert_eq!(code.find(0x1090), Known::Several);
         assert_eq!(code.find(0x1070), Known::Name("bpf_prog_1_a".into()));
+        code.forget_unloaded();
+        assert_eq!([0x1090, 0x1150].map(|it| code.find(it)), [Known::Name("bpf_prog_1_a".into()), Known::Nothing]);
     }
 
     #[test]

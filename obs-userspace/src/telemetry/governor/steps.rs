@@ -13,7 +13,7 @@ pub enum Shed {
     Snapshots,
     /// Source lines and inlined functions are not looked up, and caches are kept small.
     SymbolDetails,
-    /// The resource monitor reads the host and containers only, not each process.
+    /// The resource monitor reads the host only, not each process and container.
     ProcessResources,
     /// Collectors that sample stop.
     Sampling,
@@ -78,7 +78,7 @@ pub const BUILT_IN: [Step; 6] = [
     step(Shed::LowFrequency, 20, CPU, "samples are taken at most 19 times a second and CPU"),
     step(Shed::Snapshots, 30, BOTH, "stacks of programs that have just started are cut"),
     step(Shed::SymbolDetails, 40, BOTH, "frames have functions, but no source lines and inlined functions"),
-    step(Shed::ProcessResources, 50, BOTH, "resources are measured of the host and of containers, not of processes"),
+    step(Shed::ProcessResources, 50, BOTH, "resources are measured of the host, not of processes and containers"),
     step(Shed::Sampling, 60, BOTH, "no profile is taken"),
 ];
 

@@ -5,7 +5,8 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use serde_json::{Map, Number, Value};
+use serde::{Serialize, Serializer};
+use serde_json::{Number, Value};
 use tracing::{
     Event, Level,
     field::{Field, Visit},
@@ -39,6 +40,42 @@ impl Form {
     pub(super) fn human(is_terminal: bool) -> Self {
         let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self::Human { colour: is_terminal && !is_unwanted }
+    }
+}
+
+/// A line as JSON, with its members in this order.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    time: &'a str,
+    level: &'a str,
+    target: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Fields::is_empty")]
+    fields: Fields<'a>,
+    #[serde(skip_serializing_if = "is_zero")]
+    repeated: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Fields in the order in which they were written.
+struct Fields<'a> {
+    fields: &'a [(&'static str, Value)],
+    cause: Option<(&'static str, Value)>,
+}
+
+impl Fields<'_> {
+    fn is_empty(&self) -> bool {
+        self.fields.is_empty() && self.cause.is_none()
+    }
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.fields.iter().chain(&self.cause).map(|(name, value)| (name, value)))
     }
 }
 
@@ -106,32 +143,21 @@ impl Line {
         // Writing to a string cannot fail, and a clock before 1970 is written too.
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
         let mut text = match form {
-            Form::Json => self.json(time),
+            Form::Json => self.json(&time),
             Form::Human { colour } => self.human(&time, colour),
         };
         text.push('\n');
         text
     }
 
-    fn json(&self, time: String) -> String {
+    fn json(&self, time: &str) -> String {
         let Self { level, target, message, fields, cause, repeated } = self;
-        let mut fields: Map<String, Value> =
-            fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        if let Some(cause) = cause {
-            fields.insert("cause".to_owned(), Value::from(cause.as_str()));
-        }
-        let mut line = Map::new();
-        line.insert("time".to_owned(), Value::from(time));
-        line.insert("level".to_owned(), Value::from(level.as_str()));
-        line.insert("target".to_owned(), Value::from(target.as_str()));
-        line.insert("message".to_owned(), Value::from(message.as_str()));
-        if !fields.is_empty() {
-            line.insert("fields".to_owned(), Value::Object(fields));
-        }
-        if *repeated > 0 {
-            line.insert("repeated".to_owned(), Value::from(*repeated));
-        }
-        Value::Object(line).to_string()
+        let cause = cause.as_ref().map(|cause| ("cause", Value::from(cause.as_str())));
+        let fields = Fields { fields, cause };
+        let line = JsonLine { time, level: level.as_str(), target, message, fields, repeated: *repeated };
+        // Text and numbers have no way to fail; a line that says so is better than none.
+        serde_json::to_string(&line)
+            .unwrap_or_else(|error| format!("{{\"message\":{}}}", Value::from(error.to_string())))
     }
 
     fn human(&self, time: &str, colour: bool) -> String {

@@ -54,6 +54,11 @@ fn json_has_one_object_per_line() {
     });
     let objects = json(&lines);
     assert_eq!(objects.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with("{\"time\":\"2") && lines[0].contains("\"fields\":{\"path\":\"/a b\",\"bytes\":7,"),
+        "{}",
+        lines[0]
+    );
     let first = &objects[0];
     assert_eq!(first["level"], "WARN");
     assert_eq!(first["message"], "a \"line\"\nof two");
