@@ -111,6 +111,11 @@ mod tests {
             })
             .collect();
         assert_eq!(names, METRICS.iter().map(|info| info.name).collect());
+        let page = include_str!("../../../docs/http.md");
+        for MetricInfo { name, unit, help } in METRICS {
+            let row = format!("| `{name}` | `{unit}` | {help} |");
+            assert!(page.contains(&row), "docs/http.md lacks {row}");
+        }
         for (at, (why, _)) in ENDED.iter().enumerate() {
             assert_eq!(*why as usize, at);
         }

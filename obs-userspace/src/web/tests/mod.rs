@@ -3,6 +3,7 @@
 mod api;
 mod clients;
 mod openapi;
+mod prometheus;
 mod security;
 
 use std::{
@@ -105,7 +106,20 @@ fn window() -> Window {
 /// What `/metrics` of the example has.
 fn records() -> Vec<Record> {
     let labels = vec![("cpu.mode", "user".into())];
-    vec![Record::Counter(Counter { name: "system.cpu.time", labels, value: 12.5 })]
+    let mut buckets = vec![0; 81];
+    (buckets[0], buckets[40], buckets[80]) = (50, 40, 10);
+    let (first_bucket, zero_count, sum) = (-80, 0, 11.0);
+    vec![
+        Record::Counter(Counter { name: "system.cpu.time", labels, value: 12.5 }),
+        Record::Histogram(Histogram {
+            name: "obs.latency",
+            labels: Vec::new(),
+            first_bucket,
+            buckets,
+            zero_count,
+            sum,
+        }),
+    ]
 }
 
 /// As many bytes as a name in the profile says, so that a test can ask for a long answer.
@@ -180,7 +194,10 @@ impl Rig {
         let sources = Sources {
             reader: store.reader(),
             metrics: Arc::new(records),
-            metric_infos: vec![MetricInfo { name: "system.cpu.time", unit: "s", help: "CPU time." }],
+            metric_infos: vec![
+                MetricInfo { name: "system.cpu.time", unit: "s", help: "CPU time." },
+                MetricInfo { name: "obs.latency", unit: "s", help: "How long it took." },
+            ],
             status: Arc::new(status),
             health: Arc::clone(&health),
             encoders: vec![
