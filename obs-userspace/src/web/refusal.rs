@@ -67,7 +67,7 @@ impl Refusal {
             .with(RETRY_AFTER, HeaderValue::from_static("5"))
     }
 
-    pub(super) fn internal(what: impl Into<String>, why: impl ToString) -> Self {
+    pub(super) fn internal(what: impl Into<String>, why: &dyn ToString) -> Self {
         let hint = "the agent's log may say more";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, what, why.to_string(), hint)
     }

@@ -137,7 +137,7 @@ impl Workshop {
         tokio::task::spawn_blocking(move || workshop.work(job, order, place, sender, &runtime));
         match timeout_at(answer_by, receiver).await {
             Ok(Ok(start)) => Ok(answer_of(start?)),
-            Ok(Err(_)) => Err(Refusal::internal("cannot answer", "the work ended without an answer")),
+            Ok(Err(_)) => Err(Refusal::internal("cannot answer", &"the work ended without an answer")),
             Err(_) => {
                 let why = "it takes longer than a request may (http.limits.request_timeout)";
                 let hint = "ask for a shorter range";
@@ -294,7 +294,7 @@ impl Outlet {
                 let _ = waiting.send(Err(Refusal::busy("cannot send a long answer now")));
             }
             (Some((_, waiting)), _) => {
-                let _ = waiting.send(Err(Refusal::internal("cannot write the answer", error)));
+                let _ = waiting.send(Err(Refusal::internal("cannot write the answer", &error)));
             }
             // The connection ends for want of the last piece.
             (None, _) => tracing::debug!("a long answer was cut: {error}"),
@@ -305,7 +305,7 @@ impl Outlet {
         let Some((mut start, waiting)) = self.start.take() else { return };
         let mut bytes = std::mem::take(&mut self.buffer);
         bytes.shrink_to_fit();
-        let outcome = self.piece(bytes).map_err(|error| Refusal::internal("cannot send the answer", error));
+        let outcome = self.piece(bytes).map_err(|error| Refusal::internal("cannot send the answer", &error));
         let _ = waiting.send(outcome.map(|bytes| {
             start.content = Content::Whole(bytes);
             start

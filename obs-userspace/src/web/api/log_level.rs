@@ -59,7 +59,7 @@ pub(in crate::web) fn put(context: &Context, asked: &Asked<'_>, body: &[u8]) -> 
     if let Err(error) = audit.record(&entry) {
         tracing::error!("the end of a change is missing from the audit log: {error}");
     }
-    done.map_err(|error| Refusal::internal("cannot change the log's level", error))?;
+    done.map_err(|error| Refusal::internal("cannot change the log's level", &error))?;
     tracing::info!(actor = %caller.name, from = %entry.from, to = %entry.to, "the log's level was changed");
     get(context, asked)
 }

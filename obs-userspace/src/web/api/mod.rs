@@ -27,7 +27,7 @@ fn json<T: Serialize + Send + 'static>(value: T) -> Prepared {
 
 /// The history could not be asked at all.
 fn store_failed(error: &StoreError) -> Refusal {
-    Refusal::internal("cannot read the history", error)
+    Refusal::internal("cannot read the history", &error)
 }
 
 /// The span of time that was asked for, as it was understood.

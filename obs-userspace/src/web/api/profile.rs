@@ -138,7 +138,7 @@ fn lost_samples(reader: &Reader, range: Range, collector: &str, deadline: std::t
     let found = reader.series(&query).ok()?;
     let points = found.series.iter().flat_map(|series| &series.points);
     let lost = points.map(|point| match &point.value {
-        SeriesValue::Counter { increase, .. } => *increase as f64,
+        SeriesValue::Counter { increase, .. } => *increase,
         SeriesValue::Gauge { .. } | SeriesValue::Histogram(_) => 0.0,
     });
     (!found.series.is_empty()).then(|| lost.sum())

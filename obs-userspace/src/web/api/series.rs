@@ -93,7 +93,7 @@ fn row(Series { name: _, labels, kind, points }: Series) -> Row {
 
 fn point(SeriesPoint { started_unix_ns, windows: _, value }: SeriesPoint) -> Point {
     let value = match value {
-        SeriesValue::Counter { last, increase } => Value::Counter { last: last as f64, increase: increase as f64 },
+        SeriesValue::Counter { last, increase } => Value::Counter { last, increase },
         SeriesValue::Gauge { min, max, mean, last } => Value::Gauge { last, min, max, mean },
         SeriesValue::Histogram(HistogramValue { first_bucket, buckets, zero_count, sum }) => {
             let count = buckets.iter().fold(zero_count, |sum, count| sum.saturating_add(*count));

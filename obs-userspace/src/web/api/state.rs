@@ -43,7 +43,7 @@ pub(in crate::web) fn status(context: &Context, _: &Asked<'_>) -> Result<Answer,
     let status = (context.sources.status)();
     match serde_json::to_vec(&status) {
         Ok(body) => Ok(Answer::json(StatusCode::OK, body)),
-        Err(error) => Err(Refusal::internal("cannot write the status", error)),
+        Err(error) => Err(Refusal::internal("cannot write the status", &error)),
     }
 }
 

@@ -56,7 +56,7 @@ async fn respond(
     let answer_by = deadline - send_time;
     let Parts { method, uri, version, headers, .. } = parts;
     check_size(parts, limits.header_bytes_max)?;
-    context.guard.check_host(*version, headers, uri.authority().map(|authority| authority.as_str()))?;
+    context.guard.check_host(*version, headers, uri.authority().map(hyper::http::uri::Authority::as_str))?;
     let (route, name) = routes::find(method.as_str(), uri.path())?;
     context.guard.check_origin(method, headers)?;
     let caller = context.guard.caller(route.access, headers, peer)?;
