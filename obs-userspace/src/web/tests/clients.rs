@@ -71,7 +71,9 @@ fn slow_bodies_are_ended_however_steadily_they_come() {
 
 #[test]
 fn slow_readers_are_ended_and_hold_nobody_up() {
-    let rig = limited(WebLimits { request_timeout: Duration::from_secs(8), ..short_times() });
+    let limit = Duration::from_secs(8);
+    let rig = limited(WebLimits { request_timeout: limit, ..short_times() });
+    let begun = std::time::Instant::now();
     let mut readers: Vec<TcpStream> = (0..12)
         .map(|_| {
             let mut stream = rig.connect();
@@ -85,7 +87,8 @@ fn slow_readers_are_ended_and_hold_nobody_up() {
         assert_eq!(rig.get("/metrics").status, 200);
         assert_eq!(rig.json(&format!("/api/v1/profile?{RANGE}"))["total"], 100_000_000);
     }
-    // And nobody got everything.
+    // And nobody got everything: whoever has not read by then is ended.
+    std::thread::sleep((limit + Duration::from_secs(2)).saturating_sub(begun.elapsed()));
     for stream in &mut readers {
         let mut first = [0; 1];
         std::thread::sleep(Duration::from_millis(200));
