@@ -11,7 +11,7 @@
 //!
 //! A repeated cause is told once a minute. Of `WARN` and `ERROR`, all lines of one place in the source have one cause,
 //! unless they name it in a field `cause`; of `INFO`, only equal lines have. Do not name what varies without end (a pid,
-//! a path) in `cause`. See [`repeats`].
+//! a path) in `cause`. See `repeats`.
 //!
 //! **Invariant:** a line never waits. Between who writes it and where it goes is a queue bounded in bytes; what does not
 //! fit is dropped and counted.
