@@ -73,7 +73,7 @@ fn slow_bodies_are_ended_however_steadily_they_come() {
 fn slow_readers_are_ended_and_hold_nobody_up() {
     let limit = Duration::from_secs(8);
     let rig = limited(WebLimits { request_timeout: limit, ..short_times() });
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut readers: Vec<TcpStream> = (0..12)
         .map(|_| {
             let mut stream = rig.connect();
