@@ -3,6 +3,7 @@
 use super::{
     bytes::{Cursor, Malformed, Parsed, put_varint, unzigzag, zigzag},
     limits::HISTOGRAM_BUCKETS_MAX,
+    number_column::{put_floats, put_whole, read_floats, read_whole},
 };
 
 /// How often something had which size: base-2 exponential buckets of schema 3, as in [`crate::model::record::Histogram`].
@@ -135,9 +136,39 @@ pub(super) fn gauge(cursor: &mut Cursor<'_>) -> Parsed<f64> {
     }
 }
 
-/// Empty buckets at both ends are left out.
+/// Writes a histogram. Empty buckets at both ends are left out.
 pub(super) fn put_histogram(out: &mut Vec<u8>, value: &HistogramValue) {
-    let HistogramValue { first_bucket, buckets, zero_count, sum } = value;
+    put_buckets(out, value);
+    put_varint(out, value.zero_count);
+    put_gauge(out, value.sum);
+}
+
+pub(super) fn histogram(cursor: &mut Cursor<'_>) -> Parsed<HistogramValue> {
+    let (first_bucket, buckets) = buckets(cursor)?;
+    Ok(HistogramValue { first_bucket, buckets, zero_count: cursor.varint()?, sum: gauge(cursor)? })
+}
+
+/// Writes histograms by columns: zero counts, sums, then the buckets of each.
+pub(super) fn put_histograms<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a HistogramValue> + Clone) {
+    put_whole(out, &values.clone().map(|value| value.zero_count).collect::<Vec<_>>());
+    put_floats(out, &values.clone().map(|value| value.sum).collect::<Vec<_>>());
+    values.for_each(|value| put_buckets(out, value));
+}
+
+/// Reads so many histograms.
+pub(super) fn histograms(cursor: &mut Cursor<'_>, count: usize) -> Parsed<Vec<HistogramValue>> {
+    let zero_counts = read_whole(cursor, count)?;
+    let sums = read_floats(cursor, count)?;
+    let mut values = Vec::new();
+    for (zero_count, sum) in zero_counts.into_iter().zip(sums) {
+        let (first_bucket, buckets) = buckets(cursor)?;
+        values.push(HistogramValue { first_bucket, buckets, zero_count, sum });
+    }
+    Ok(values)
+}
+
+fn put_buckets(out: &mut Vec<u8>, value: &HistogramValue) {
+    let HistogramValue { first_bucket, buckets, zero_count: _, sum: _ } = value;
     let start = buckets.iter().position(|count| *count > 0).unwrap_or(buckets.len());
     let end = buckets.iter().rposition(|count| *count > 0).map_or(start, |last| last + 1);
     let buckets = &buckets[start..end];
@@ -145,17 +176,14 @@ pub(super) fn put_histogram(out: &mut Vec<u8>, value: &HistogramValue) {
     put_varint(out, zigzag(first));
     put_varint(out, buckets.len() as u64);
     buckets.iter().for_each(|count| put_varint(out, *count));
-    put_varint(out, *zero_count);
-    put_gauge(out, *sum);
 }
 
-pub(super) fn histogram(cursor: &mut Cursor<'_>) -> Parsed<HistogramValue> {
+fn buckets(cursor: &mut Cursor<'_>) -> Parsed<(i32, Vec<u64>)> {
     const RANGE: Malformed = Malformed("a histogram's buckets are beyond what numbers can be");
     let first_bucket = i32::try_from(unzigzag(cursor.varint()?)).map_err(|_| RANGE)?;
     let count = cursor.count(HISTOGRAM_BUCKETS_MAX)?;
     first_bucket.checked_add(count as i32).ok_or(RANGE)?;
-    let buckets = (0..count).map(|_| cursor.varint()).collect::<Parsed<_>>()?;
-    Ok(HistogramValue { first_bucket, buckets, zero_count: cursor.varint()?, sum: gauge(cursor)? })
+    Ok((first_bucket, (0..count).map(|_| cursor.varint()).collect::<Parsed<_>>()?))
 }
 
 #[cfg(test)]
