@@ -72,6 +72,7 @@ const fn cxx(name: &'static str, source: &'static str, flags: &'static [&'static
 /// Every program, in an order in which they can be made.
 pub const WORKLOADS: &[Workload] = &[
     c("bpf_ids", "bpf_ids.c", &["-static"]),
+    c("bpf_program", "bpf_program.c", NO_FRAME_POINTERS),
     c("busy", "busy.c", STATIC_WITH_FRAME_POINTERS),
     c("call_tree", "call_tree.c", STATIC_WITH_FRAME_POINTERS),
     c("exit_with", "exit_with.c", &["-static"]),

@@ -22,6 +22,10 @@ pub const MAPPING_SEARCH_STEPS: u32 = 13;
 /// Most executable mappings of one process that the search can tell apart.
 pub const MAPPINGS_PER_PROCESS_MAX: u32 = 1 << (MAPPING_SEARCH_STEPS - 1);
 
+/// Most rules that each CPU remembers from its last walks; a power of two. Stacks resemble each other, and a rule that is
+/// remembered costs one look instead of a search through pages and rows that have long left the caches.
+pub const RULES_REMEMBERED: usize = 512;
+
 /// [`Mapping::file`] of memory that belongs to no file with unwind information: what a just-in-time compiler made.
 /// Frames in it are found by the frame pointer.
 pub const FILE_NONE: u32 = u32::MAX;
@@ -75,4 +79,8 @@ pub struct FileTable {
     pub rules_at: u32,
     /// Written by the kernel side: `UNWIND_EPOCH` when the table was last used.
     pub used_epoch: u32,
+    /// Which of all tables that were ever loaded this is, so that what the kernel side remembers of another one does not count.
+    pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
 }

@@ -55,7 +55,7 @@ fn window(number: u64) -> Window {
         boot_unix_ns: START_NS,
         profiles: vec![profile],
         processes: vec![KnownProcess { info, labels: vec![("user".into(), "root".into())] }],
-        counters: vec![Counter { name: "c", labels: label("x"), value: number * 100 % 700 }],
+        counters: vec![Counter { name: "c", labels: label("x"), value: (number * 100 % 700) as f64 / 10.0 }],
         gauges: vec![
             Gauge { name: "number", labels: label("x"), value: number as f64 },
             Gauge { name: "number", labels: label("y"), value: 1.0 / (number + 1) as f64 },

@@ -10,6 +10,7 @@ pub mod enrich;
 pub mod store;
 
 pub mod export;
+pub mod web;
 
 pub mod model;
 

@@ -196,8 +196,12 @@ impl Context {
         let background = Background::start(Command::new(self.workload(name)).args(arguments))?;
         // Until exec is over, the process has another name and other code.
         wait_until("the workload runs", self.limit(), || {
-            let link = fs::read_link(format!("/proc/{}/exe", background.pid()));
-            Ok(link.is_ok_and(|link| link == self.workload(name).canonicalize().unwrap_or_default()))
+            let executable = self.workload(name).canonicalize()?;
+            // Any thread's: that of a first thread which has ended already leads nowhere.
+            let threads = fs::read_dir(format!("/proc/{}/task", background.pid()))?;
+            Ok(threads
+                .flatten()
+                .any(|thread| fs::read_link(thread.path().join("exe")).is_ok_and(|it| it == executable)))
         })?;
         thread::sleep(Duration::from_millis(20));
         Ok(background)

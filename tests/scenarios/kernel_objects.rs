@@ -31,7 +31,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// The BPF programs, maps and links that the kernel holds, as `map 3`, and the maps that each program uses.
-fn bpf_objects(context: &Context) -> Result<BTreeMap<String, Vec<String>>> {
+pub(crate) fn bpf_objects(context: &Context) -> Result<BTreeMap<String, Vec<String>>> {
     let text = context.output("bpf_ids", &[])?;
     let object = |line: &str| {
         let mut fields = line.split(' ');
@@ -43,7 +43,7 @@ fn bpf_objects(context: &Context) -> Result<BTreeMap<String, Vec<String>>> {
 
 /// The BPF objects that a process made: those that it has open, and the maps of its programs. Other programs' objects
 /// come and go meanwhile; they are not looked at.
-fn bpf_objects_of(context: &Context, pid: u32) -> Result<BTreeSet<String>> {
+pub(crate) fn bpf_objects_of(context: &Context, pid: u32) -> Result<BTreeSet<String>> {
     let all = bpf_objects(context)?;
     let mut made = BTreeSet::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context("listing obs's open files")? {

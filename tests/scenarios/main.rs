@@ -2,6 +2,7 @@
 //!
 //! `cargo test -p obs-tests --test scenarios [-- FILTER]`; [`harness`] says what it needs and how to add a scenario.
 
+mod agent;
 mod filters;
 mod formats;
 mod harness;
@@ -27,6 +28,7 @@ const THEMES: &[&[Scenario]] = &[
     lifecycle::SCENARIOS,
     kernel_objects::SCENARIOS,
     stacks::SCENARIOS,
+    agent::SCENARIOS,
 ];
 
 fn main() -> ExitCode {

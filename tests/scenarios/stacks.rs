@@ -24,6 +24,8 @@ macro_rules! scenario {
     };
 }
 
+const NEEDS_UNSHARE: Need = Need::Tool("unshare");
+
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("without_frame_pointers_through_qsort", ["omit_fp"], |context| {
         check(context, &["omit_fp"], &[Expectation::most(QSORT_CHAIN)])
@@ -96,6 +98,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     }),
     scenario!("go_with_cgo", ["go_cgo"], go_with_cgo),
     scenario!("code_made_at_run_time", ["jit"], jit),
+    scenario!("in_namespaces_of_its_own", ["jit"] + NEEDS_UNSHARE, in_namespaces),
+    scenario!("code_of_a_bpf_program", ["bpf_program"], bpf_program),
     scenario!("doctor_names_the_file_that_cuts_stacks", ["musl_static"], quality),
     scenario!("a_process_whose_first_thread_has_ended", ["leaderless"], |context| {
         check(context, &["leaderless"], &[Expectation::most(&["**", "left_behind", "burn"])])?;
@@ -292,5 +296,34 @@ fn jit(context: &Context) -> Result<()> {
     Chains::new(&[Expectation::most(chain)]).ensure(&folded)?;
     let marked = folded.count(|stack| stack.frames.iter().any(|frame| frame == "jit_hot_[j]"));
     ensure!(marked == folded.count_with("jit_hot"), "some of jit_hot's frames are not marked as made at run time");
+    Ok(())
+}
+
+/// As in a container: the program, and the map that it writes of its code, are where only it sees them, and it knows itself by
+/// another process id.
+fn in_namespaces(context: &Context) -> Result<()> {
+    let script = format!(
+        "mount -t tmpfs none /mnt && cp {} /mnt/inside && mount -t tmpfs none /tmp && exec /mnt/inside",
+        context.program("jit")
+    );
+    let command = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", &script];
+    let recording = context.record(".folded", &[&["-F", HERTZ, "--"], &command[..]].concat())?;
+    let mut folded = recording.folded()?;
+    folded.stacks.retain(|stack| stack.process == "inside");
+    Chains::new(&[Expectation::most(&["_start", "**", "main", "run_jit", "jit_outer", "jit_middle", "jit_hot"])])
+        .ensure(&folded)
+}
+
+/// A BPF program's code is a frame of the kernel's, named by the program.
+fn bpf_program(context: &Context) -> Result<()> {
+    let recording = record(context, &["bpf_program"])?;
+    let output = recording.finished.stdout_text();
+    let tag = output.lines().find_map(|line| line.strip_prefix("tag ")).context("the workload named no tag")?;
+    let name = format!("bpf_prog_{tag}_obs_test_bpf_[k]");
+    let folded = recording.folded()?;
+    let inside = folded.count(|stack| stack.frames.last() == Some(&name));
+    ensure!(inside * 2 > folded.total(), "{name} is the leaf of {inside} of {} samples only", folded.total());
+    let below_send = folded.count(|stack| stack.frames.last() == Some(&name) && stack.has("main"));
+    ensure!(below_send == inside, "{} samples in {name} have no caller in main", inside - below_send);
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! of it; what it prints as `exp` is compared with the text of the expression. Between its functions our
 //! table may only say what it can justify. All that is not equal is counted by class, with an example.
 
-mod readelf;
+pub(crate) mod readelf;
 mod verdict;
 
 use anyhow::{Result, ensure};

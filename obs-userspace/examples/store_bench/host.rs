@@ -83,20 +83,36 @@ struct Service {
     process: ProcessInfo,
     program: usize,
     threads: Vec<Arc<str>>,
-    cpu_us: [u64; 2],
+    cpu_ticks: [u64; 2],
     pages: u64,
     files: u64,
     is_busy: bool,
 }
 
-/// A counter of the host, in multiples of what the kernel counts it in.
+/// A counter of the host, in what the kernel counts it in.
 struct HostCounter {
     name: &'static str,
     labels: Vec<Label>,
     value: u64,
-    /// Most that it grows in a window, in multiples.
+    /// Most that it grows in a window.
     growth_max: u64,
-    multiple: u64,
+    /// What one of it is in the unit that is kept: a number of bytes, or a fraction of a second.
+    scale: Scale,
+}
+
+#[derive(Clone, Copy)]
+enum Scale {
+    Times(u64),
+    Per(u64),
+}
+
+impl Scale {
+    fn apply(self, value: u64) -> f64 {
+        match self {
+            Self::Times(factor) => (value * factor) as f64,
+            Self::Per(divisor) => value as f64 / divisor as f64,
+        }
+    }
 }
 
 pub(crate) struct Host {
@@ -217,19 +233,26 @@ impl Host {
         let process = self.process(program, started_ns);
         let mut threads = vec![Arc::clone(&process.name)];
         (0..self.random.below(6)).for_each(|index| threads.push(format!("worker/{index}").into()));
-        let cpu_us = [self.random.next() % 10_000_000_000, self.random.next() % 1_000_000_000];
+        let cpu_ticks = [self.random.next() % 1_000_000, self.random.next() % 100_000];
         let (pages, files) = (1000 + self.random.next() % 60_000, 5 + self.random.next() % 200);
-        self.services.push(Service { process, program, threads, cpu_us, pages, files, is_busy: number.is_multiple_of(4) });
+        self.services.push(Service {
+            process,
+            program,
+            threads,
+            cpu_ticks,
+            pages,
+            files,
+            is_busy: number.is_multiple_of(4),
+        });
     }
 
     /// The counters of the host.
     fn host_counters(&mut self) {
-        let mut add = |name, labels: &[(&'static str, String)], growth: u64, multiple| {
+        let mut add = |name, labels: &[(&'static str, String)], growth: u64, scale| {
             let labels = labels.iter().map(|(name, value)| (*name, Arc::from(value.as_str()))).collect();
-            let value = (growth * 100_000 + self.random.next() % 1_000_000) * multiple;
-            self.counters.push(HostCounter { name, labels, value, growth_max: growth * 2, multiple });
+            let value = growth * 100_000 + self.random.next() % 1_000_000;
+            self.counters.push(HostCounter { name, labels, value, growth_max: growth * 2, scale });
         };
-        // In microseconds, but counted in hundredths of seconds.
         for cpu in 0..2 {
             for (mode, growth) in [
                 ("user", 600),
@@ -241,29 +264,29 @@ impl Host {
                 ("steal", 0),
                 ("nice", 0),
             ] {
-                add("system.cpu.time", &[("cpu", cpu.to_string()), ("mode", mode.to_owned())], growth, 10_000);
+                add("system.cpu.time", &[("cpu", cpu.to_string()), ("mode", mode.to_owned())], growth, Scale::Per(100));
             }
         }
         for device in ["sda", "sdb"] {
             for direction in ["read", "write"] {
                 let labels = [("device", device.to_owned()), ("direction", direction.to_owned())];
-                add("system.disk.io", &labels, 1200, 4096);
-                add("system.disk.operations", &labels, 400, 1);
-                add("system.disk.operation_time", &labels, 800, 1000);
+                add("system.disk.io", &labels, 1200, Scale::Times(4096));
+                add("system.disk.operations", &labels, 400, Scale::Times(1));
+                add("system.disk.operation_time", &labels, 800, Scale::Per(1000));
             }
-            add("system.disk.io_time", &[("device", device.to_owned())], 700, 1000);
+            add("system.disk.io_time", &[("device", device.to_owned())], 700, Scale::Per(1000));
         }
         for interface in ["eth0", "lo"] {
             for direction in ["receive", "transmit"] {
                 let labels = [("interface", interface.to_owned()), ("direction", direction.to_owned())];
-                add("system.network.io", &labels, 12_000_000, 1);
-                add("system.network.packets", &labels, 9000, 1);
-                add("system.network.errors", &labels, 0, 1);
-                add("system.network.dropped", &labels, 1, 1);
+                add("system.network.io", &labels, 12_000_000, Scale::Times(1));
+                add("system.network.packets", &labels, 9000, Scale::Times(1));
+                add("system.network.errors", &labels, 0, Scale::Times(1));
+                add("system.network.dropped", &labels, 1, Scale::Times(1));
             }
         }
         for resource in ["cpu", "memory", "io"] {
-            add("system.pressure.time", &[("resource", resource.to_owned())], 50_000, 1);
+            add("system.pressure.time", &[("resource", resource.to_owned())], 50_000, Scale::Per(1_000_000));
         }
     }
 
@@ -365,9 +388,9 @@ impl Host {
 
     fn series(&mut self, counters: &mut Vec<Counter>, gauges: &mut Vec<Gauge>) {
         let random = &mut self.random;
-        for HostCounter { name, labels, value, growth_max, multiple } in &mut self.counters {
-            *value += random.next().checked_rem(*growth_max).unwrap_or_default() * *multiple;
-            counters.push(Counter { name, labels: labels.clone(), value: *value });
+        for HostCounter { name, labels, value, growth_max, scale } in &mut self.counters {
+            *value += random.next().checked_rem(*growth_max).unwrap_or_default();
+            counters.push(Counter { name, labels: labels.clone(), value: scale.apply(*value) });
         }
         for (name, places, scale) in [
             ("system.load.1m", 100.0, 4.0),
@@ -404,8 +427,8 @@ impl Host {
             for (index, mode) in ["user", "system"].into_iter().enumerate() {
                 // As the kernel counts it, in hundredths of seconds.
                 let bound = if service.is_busy { 200 } else { 10 };
-                service.cpu_us[index] += if is_active { random.next() % bound * 10_000 } else { 0 };
-                let value = service.cpu_us[index];
+                service.cpu_ticks[index] += if is_active { random.next() % bound } else { 0 };
+                let value = service.cpu_ticks[index] as f64 / 100.0;
                 counters.push(Counter { name: "process.cpu.time", labels: labels(Some(mode)), value });
             }
             if random.below(3) == 0 && is_active {

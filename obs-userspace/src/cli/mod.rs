@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. `obs record … -- CMD` returns the exit status of CMD.
 
+mod agent;
 mod doctor;
 mod load_all;
 mod output;
@@ -34,6 +35,8 @@ pub struct Cli {
 enum Verb {
     /// Record a profile of this host, of some processes, or of a command
     Record(Box<record::RecordArgs>),
+    /// Measure the whole host all the time, and keep a history
+    Agent(agent::AgentArgs),
     /// Say which features of this kernel work with these privileges, and which collectors can run
     Doctor(DoctorArgs),
     /// Look at what an agent keeps on disk
@@ -62,8 +65,12 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     let Cli { verb, log_level } = cli;
-    telemetry::start_log(log_level);
+    // The agent's log is configured.
+    if !matches!(verb, Verb::Agent(_)) {
+        telemetry::start_log(log_level);
+    }
     let outcome = match verb {
+        Verb::Agent(args) => agent::run(&args),
         Verb::Record(args) => record::run(*args),
         Verb::Doctor(DoctorArgs { json, pid: Some(pid), duration }) => {
             quality::run(pid, duration, json, &mut std::io::stdout().lock()).map(|()| 0).map_err(Failure::Failed)

@@ -10,8 +10,11 @@ use serde::Serialize;
 use super::summary::{cut_line, percent_of};
 use crate::{
     collect::{Settings, cpu},
-    config::{filter::Filter, sampling::Frequency},
-    model::summary::{FrameCounts, ProcessSummary, StackCounts, Summary},
+    config::{filter::Filter, sampling::Frequency, symbol_cache::SymbolCache},
+    model::{
+        profile::FrameDetail,
+        summary::{FrameCounts, ProcessSummary, StackCounts, Summary},
+    },
     pipeline::record::{self as recording, Recording},
 };
 
@@ -38,7 +41,16 @@ pub(super) fn run(pid: u32, duration: Duration, json: bool, out: &mut dyn Write)
     let frequency: Frequency = HERTZ.to_string().parse().map_err(anyhow::Error::msg)?;
     let filter = Filter { pids: vec![pid], follow_children: true, ..Filter::default() };
     let settings = Settings { filter, frequency, ..Settings::default() };
-    let recording = Recording { spec: &cpu::SPEC, settings, duration: Some(duration), command: Vec::new() };
+    // What it is asked about is how stacks are walked, not what the frames are called.
+    let symbol_cache = SymbolCache::Off;
+    let recording = Recording {
+        spec: &cpu::SPEC,
+        settings,
+        duration: Some(duration),
+        command: Vec::new(),
+        detail: FrameDetail::Functions,
+        symbol_cache,
+    };
     let summary = recording::run(recording, &mut |_| ())?.summary();
     if json {
         let Summary { duration_seconds, processes, frames, notes, .. } = &summary;

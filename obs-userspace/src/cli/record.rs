@@ -16,9 +16,11 @@ use crate::{
         duration,
         filter::Filter,
         sampling::{Frequency, SamplingEvent},
+        symbol_cache::SymbolCache,
     },
     export::{self, ExportError, Format},
     kernel::launch::{self, Running},
+    model::profile::FrameDetail,
     pipeline::record::{self as recording, Recording},
 };
 
@@ -71,6 +73,12 @@ pub(super) struct RecordArgs {
     /// The format, where the ending does not say
     #[arg(long, value_name = "FORMAT", long_help = format!("The format, where the ending does not say:\n{}", Format::help()))]
     format: Option<Format>,
+    /// What tells frames of the profile apart, in formats that show it
+    #[arg(long, value_name = "DETAIL", default_value = "lines", value_enum)]
+    detail: Detail,
+    /// Where to keep the names of functions for the next recording, or none [default: /var/cache/obs; ~/.cache/obs if not root]
+    #[arg(long, value_name = "FOLDER")]
+    symbol_cache: Option<SymbolCache>,
     /// How to print the closing summary on standard error
     #[arg(long, value_name = "FORM", default_value = "text", value_enum)]
     summary: SummaryForm,
@@ -81,6 +89,17 @@ pub(super) struct RecordArgs {
     /// A command to start and measure, with its children, from its first instruction
     #[arg(last = true, value_name = "CMD", num_args = 1..)]
     command: Vec<OsString>,
+}
+
+/// What tells frames apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Detail {
+    /// The function: the smallest profile.
+    Functions,
+    /// The source line too, where it is known.
+    Lines,
+    /// The address too: the largest profile.
+    Addresses,
 }
 
 /// How the summary is printed.
@@ -138,7 +157,13 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
     // Before anything is measured: a recording that cannot be kept is not worth making.
     let output = Output::open(&args.output)?;
 
-    let recording = Recording { spec, settings, duration: args.duration, command: args.command };
+    let detail = match args.detail {
+        Detail::Functions => FrameDetail::Functions,
+        Detail::Lines => FrameDetail::Lines,
+        Detail::Addresses => FrameDetail::Addresses,
+    };
+    let symbol_cache = args.symbol_cache.unwrap_or_else(|| SymbolCache::usual(rustix::process::geteuid().is_root()));
+    let recording = Recording { spec, settings, duration: args.duration, command: args.command, detail, symbol_cache };
     let mut progress = Progress::new(args.duration, args.summary == SummaryForm::Text);
     let recorded = recording::run(recording, &mut |state| progress.show(state))?;
     progress.finish();

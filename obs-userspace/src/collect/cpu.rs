@@ -4,7 +4,10 @@ use std::os::fd::BorrowedFd;
 
 use super::{Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, load, stacks::StackReader};
 use crate::{
-    config::{filter::Filter, sampling::SamplingEvent},
+    config::{
+        filter::Filter,
+        sampling::{Frequency, SamplingEvent},
+    },
     kernel::{
         attach::KernelTypes,
         features::Feature,
@@ -18,6 +21,9 @@ use crate::{
 const SAMPLES: ValueType = ValueType::new("samples", "count");
 const CPU_TIME: &[ValueType] = &[SAMPLES, ValueType::new("cpu", "nanoseconds")];
 const CPU_CYCLES: &[ValueType] = &[SAMPLES, ValueType::new("cycles", "count")];
+
+/// The program that runs at each tick.
+const SAMPLER: &str = "cpu_sample";
 
 /// The declaration of this collector.
 pub const SPEC: CollectorSpec = CollectorSpec {
@@ -53,7 +59,8 @@ struct Cpu {
     object: Object,
     stacks: StackReader,
     event: SamplingEvent,
-    period: Option<u64>,
+    /// `None` while nothing is sampled.
+    frequency: Option<Frequency>,
     log: Option<ProgramLog>,
 }
 
@@ -71,13 +78,8 @@ fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
         object.attach_btf_tracepoint("cpu_exec", "sched_process_exec", &types)?;
         object.attach_btf_tracepoint("cpu_exit", "sched_process_exit", &types)?;
     }
-    object.attach_sampling("cpu_sample", settings.event, settings.frequency)?;
-    let period = match settings.event {
-        // The kernel turns the frequency of a software clock into this fixed period.
-        SamplingEvent::CpuClock => Some(1_000_000_000 / u64::from(settings.frequency.hertz())),
-        SamplingEvent::Cycles => None,
-    };
-    Ok(Box::new(Cpu { object, stacks, event: settings.event, period, log }))
+    object.attach_sampling(SAMPLER, settings.event, settings.frequency)?;
+    Ok(Box::new(Cpu { object, stacks, event: settings.event, frequency: Some(settings.frequency), log }))
 }
 
 impl Collector for Cpu {
@@ -112,7 +114,11 @@ impl Collector for Cpu {
     }
 
     fn period(&self) -> Option<u64> {
-        self.period
+        match self.event {
+            // The kernel turns the frequency of a software clock into this fixed period.
+            SamplingEvent::CpuClock => self.frequency.map(|frequency| 1_000_000_000 / u64::from(frequency.hertz())),
+            SamplingEvent::Cycles => None,
+        }
     }
 
     fn program_stats(&self) -> Vec<ProgramStats> {
@@ -121,6 +127,19 @@ impl Collector for Cpu {
 
     fn take_unwind_maps(&mut self) -> Result<Option<UnwindMaps>, KernelError> {
         UnwindMaps::take(&mut self.object).map(Some)
+    }
+
+    fn set_frequency(&mut self, frequency: Option<Frequency>) -> Result<(), KernelError> {
+        if frequency == self.frequency {
+            return Ok(());
+        }
+        self.object.detach_sampling();
+        self.frequency = None;
+        if let Some(frequency) = frequency {
+            self.object.attach_sampling(SAMPLER, self.event, frequency)?;
+        }
+        self.frequency = frequency;
+        Ok(())
     }
 
     fn stop(&mut self) {

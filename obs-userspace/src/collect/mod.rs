@@ -4,6 +4,7 @@
 //! documentation table and the test that loads everything iterate over it.
 
 pub mod cpu;
+pub mod resources;
 mod stacks;
 
 use std::os::fd::BorrowedFd;
@@ -176,6 +177,12 @@ pub trait Collector: Send {
     /// # Errors
     /// If they cannot be mapped.
     fn take_unwind_maps(&mut self) -> Result<Option<UnwindMaps>, KernelError>;
+
+    /// Samples so often from now on, or not at all; of no effect on collectors that do not sample.
+    ///
+    /// # Errors
+    /// If the kernel refuses; then nothing is sampled.
+    fn set_frequency(&mut self, frequency: Option<Frequency>) -> Result<(), KernelError>;
 
     /// Stops measuring; what was measured can still be drained.
     fn stop(&mut self);

@@ -51,6 +51,12 @@ impl Frequency {
     /// Most samples per second and CPU; beyond this the sampling itself would fill the profile.
     pub const MAX_HERTZ: u32 = 10_000;
 
+    /// A number of hertz; `None` if it is 0 or above [`Self::MAX_HERTZ`].
+    #[must_use]
+    pub fn new(hertz: u32) -> Option<Self> {
+        (1..=Self::MAX_HERTZ).contains(&hertz).then_some(Self(hertz))
+    }
+
     /// The number, in hertz.
     #[must_use]
     pub fn hertz(self) -> u32 {
@@ -77,7 +83,7 @@ impl FromStr for Frequency {
     fn from_str(text: &str) -> Result<Self, String> {
         let wanted = || format!("a frequency is a whole number of samples per second, 1 to {}", Self::MAX_HERTZ);
         let hertz: u32 = text.parse().map_err(|_| wanted())?;
-        if (1..=Self::MAX_HERTZ).contains(&hertz) { Ok(Self(hertz)) } else { Err(wanted()) }
+        Self::new(hertz).ok_or_else(wanted)
     }
 }
 

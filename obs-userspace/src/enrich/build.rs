@@ -1,18 +1,18 @@
 //! Makes a profile of stack samples: names for their addresses, equal things kept once, and what it is worth.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::Hash,
     sync::Arc,
 };
 
 use super::{
-    process::Ledger,
+    process::{Ledger, Places},
     symbolize::{FileProblem, NoSymbol, Resolved, Symbolizer},
 };
 use crate::model::{
     process::{ProcessInfo, ProcessKey},
-    profile::{Frame, FrameKind, Module, Profile, ProfileSample, ValueType},
+    profile::{Frame, FrameDetail, FrameKind, Module, Profile, ProfileSample, ValueType},
     record::StackSample,
     stack::{Stack, StackEnd, StackFrame},
     summary::{CutSummary, FrameCounts, ProcessSummary, StackCounts},
@@ -56,17 +56,6 @@ const FIRST_FUNCTIONS: &[&str] = &[
 /// Functions of the kernel that replace a process's program. On the way the old program's memory goes, its stack included,
 /// while its registers are still there.
 const EXEC_FUNCTIONS: &[&str] = &["begin_new_exec", "exec_mmap", "load_elf_binary"];
-
-/// What distinguishes two frames of a profile besides function, module and kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameDetail {
-    /// Nothing: one frame per function.
-    Functions,
-    /// The source line, where it is known.
-    Lines,
-    /// The source line and the address.
-    Addresses,
-}
 
 /// From what a sample's value comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,16 +157,26 @@ impl ProfileBuilder {
         self.groups.insert(group, Total { count: *count, weight: *weight });
     }
 
+    /// Everything that is needed to find the names, in another thread or later.
+    #[must_use]
+    pub fn gather(self, ledger: &Ledger) -> Gathered {
+        let keys: HashSet<ProcessKey> = self.groups.keys().map(|group| group.process).collect();
+        Gathered { places: ledger.places(keys), builder: self }
+    }
+}
+
+/// Samples, and where the processes that they were taken of have their code.
+#[derive(Debug)]
+pub struct Gathered {
+    builder: ProfileBuilder,
+    places: Places,
+}
+
+impl Gathered {
     /// Finds the names, and makes the profile.
     #[must_use]
-    pub fn finish(
-        self,
-        ledger: &mut Ledger,
-        symbolizer: &mut Symbolizer,
-        started_unix_ns: u64,
-        duration_ns: u64,
-    ) -> BuiltProfile {
-        let Self { options, groups, samples_dropped } = self;
+    pub fn name(self, symbolizer: &mut Symbolizer, started_unix_ns: u64, duration_ns: u64) -> BuiltProfile {
+        let Self { builder: ProfileBuilder { options, groups, samples_dropped }, places } = self;
         // The same samples give the same profile, whatever the order in which they came.
         let mut groups: Vec<(Group, Total)> = groups.into_iter().collect();
         groups.sort_by_cached_key(|(group, _)| {
@@ -186,7 +185,7 @@ impl ProfileBuilder {
             };
             (group.process, Arc::clone(&group.thread_name), addresses(&group.user), addresses(&group.kernel))
         });
-        let names = Addresses::resolve(&groups, ledger, symbolizer);
+        let names = Addresses::resolve(&groups, &places, symbolizer);
         let mut tables = Tables { detail: Some(options.detail), ..Tables::default() };
         let mut processes: BTreeMap<ProcessKey, (ProcessInfo, ProcessSummary)> = BTreeMap::new();
         let mut user_stacks = StackCounts::default();
@@ -207,7 +206,7 @@ impl ProfileBuilder {
             }
             let quality = user_quality(user, outermost);
             let (_, summary) = processes.entry(group.process).or_insert_with(|| {
-                let mut info = ledger.info(group.process).unwrap_or_else(|| ProcessInfo {
+                let mut info = places.info(group.process).cloned().unwrap_or_else(|| ProcessInfo {
                     key: group.process,
                     name: Arc::default(),
                     executable: None,
@@ -309,7 +308,7 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn resolve(groups: &[(Group, Total)], ledger: &mut Ledger, symbolizer: &mut Symbolizer) -> Self {
+    fn resolve(groups: &[(Group, Total)], places: &Places, symbolizer: &mut Symbolizer) -> Self {
         let mut user: Vec<(ProcessKey, u64)> = Vec::new();
         let mut kernel: Vec<u64> = Vec::new();
         for (group, _) in groups {
@@ -326,7 +325,7 @@ impl Addresses {
         user.dedup();
         kernel.sort_unstable();
         kernel.dedup();
-        let resolved = symbolizer.user(ledger, &user);
+        let resolved = symbolizer.user(places, &user);
         let user = user.into_iter().zip(resolved).collect();
         let resolved = symbolizer.kernel(&kernel);
         Self { user, kernel: kernel.into_iter().zip(resolved).collect() }

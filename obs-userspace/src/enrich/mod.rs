@@ -8,6 +8,5 @@
 //! [`crate::model::record::StackSample`]; what leaves is a [`crate::model::profile::Profile`].
 
 pub mod build;
-pub mod container;
 pub mod process;
 pub mod symbolize;

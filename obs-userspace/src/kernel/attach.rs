@@ -9,8 +9,12 @@ use aya::{
     },
     util::online_cpus,
 };
+use aya_obj::btf::BtfKind;
 
-use super::load::{KernelError, Object};
+use super::{
+    btf,
+    load::{KernelError, Object},
+};
 use crate::config::sampling::{Frequency, SamplingEvent};
 
 /// What keeps a program attached.
@@ -20,7 +24,8 @@ pub(super) enum Attached {
 }
 
 impl Object {
-    /// Runs a program at each tick of an event, on every online CPU, until [`Object::detach`]. Returns the number of CPUs.
+    /// Runs a program at each tick of an event, on every online CPU, until [`Object::detach`] or [`Object::detach_sampling`].
+    /// Returns the number of CPUs.
     ///
     /// # Errors
     /// If the program is refused, or the event does not exist on this machine.
@@ -32,7 +37,10 @@ impl Object {
     ) -> Result<usize, KernelError> {
         let cpus = online_cpus().map_err(|(what, error)| KernelError::system(format!("read {what}"), error))?;
         let perf: &mut PerfEvent = self.program_mut(program)?;
-        perf.load().map_err(|error| KernelError::program(format!("load the BPF program {program}"), error))?;
+        // Loaded already if it was attached before.
+        if perf.fd().is_err() {
+            perf.load().map_err(|error| KernelError::program(format!("load the BPF program {program}"), error))?;
+        }
         let config = match event {
             SamplingEvent::CpuClock => PerfEventConfig::Software(SoftwareEvent::CpuClock),
             SamplingEvent::Cycles => PerfEventConfig::Hardware(HardwareEvent::CpuCycles),
@@ -63,15 +71,27 @@ impl Object {
         &mut self,
         program: &'static str,
         tracepoint: &str,
-        btf: &KernelTypes,
+        types: &KernelTypes,
     ) -> Result<(), KernelError> {
-        let typed: &mut BtfTracePoint = self.program_mut(program)?;
         let what = || format!("attach the BPF program {program} to the tracepoint {tracepoint}");
-        typed.load(tracepoint, &btf.0).map_err(|error| KernelError::program(what(), error))?;
+        let typed: &mut BtfTracePoint = self.program_mut(program)?;
+        let types = types.tracepoint(tracepoint).ok_or_else(|| KernelError::Program {
+            what: what(),
+            why: "this kernel has no such tracepoint".to_owned(),
+        })?;
+        typed.load(tracepoint, &types).map_err(|error| KernelError::program(what(), error))?;
         let link = typed.attach().and_then(|id| typed.take_link(id));
         let link = link.map_err(|error| KernelError::program(what(), error))?;
         self.attached.push(Attached::Tracepoint(link));
         Ok(())
+    }
+
+    /// Detaches what samples. It may be attached again, at another frequency.
+    pub fn detach_sampling(&mut self) {
+        self.attached.retain(|attached| match attached {
+            Attached::Sampling(_) => false,
+            Attached::Tracepoint(_) => true,
+        });
     }
 
     /// Detaches everything. Programs and maps stay, so that what they counted can still be read.
@@ -95,8 +115,8 @@ impl Object {
     }
 }
 
-/// The kernel's own types, in the form that attaching to typed tracepoints needs; tens of megabytes while it lives.
-pub struct KernelTypes(Btf);
+/// The kernel's own types, by which typed tracepoints are found.
+pub struct KernelTypes(btf::Btf);
 
 impl KernelTypes {
     /// Reads them.
@@ -104,10 +124,40 @@ impl KernelTypes {
     /// # Errors
     /// If the kernel does not publish them.
     pub fn read() -> Result<Self, KernelError> {
-        let path = super::btf::path();
-        Btf::parse_file(&path, aya::Endianness::default()).map(Self).map_err(|error| KernelError::Map {
-            map: "(kernel types)",
-            why: format!("{} cannot be read: {error}", path.display()),
-        })
+        let path = btf::path();
+        btf::Btf::open(&path).map(Self).map_err(|why| KernelError::Btf { path, why })
+    }
+
+    /// A tracepoint's type in the form that aya looks it up in. It only takes its number from there, so all types before it are
+    /// the smallest that there are: reading the whole of the kernel's would take 20 MB.
+    fn tracepoint(&self, name: &str) -> Option<Btf> {
+        const HEADER_BYTES: u32 = 24;
+        const TYPE_BYTES: u32 = 12;
+        let id = self.0.tracepoint_type_id(name)?;
+        let (float, typedef) = (BtfKind::Float as u32, BtfKind::Typedef as u32);
+        let name = format!("\0btf_trace_{name}\0");
+        let types_bytes = id * TYPE_BYTES;
+        let header = [HEADER_BYTES, 0, types_bytes, types_bytes, u32::try_from(name.len()).ok()?];
+        // Each type: its name, its kind, its size or what it stands for. Type 0 is not written.
+        let types = std::iter::repeat_n([0, float << 24, 4], id as usize - 1).chain([[1, typedef << 24, 0]]);
+        let mut bytes = [0xeb9f_u16.to_ne_bytes(), 1_u16.to_ne_bytes()].concat();
+        bytes.extend(header.into_iter().chain(types.flatten()).flat_map(u32::to_ne_bytes));
+        bytes.extend(name.as_bytes());
+        Btf::parse(&bytes, aya::Endianness::default()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_of_a_tracepoint_keeps_its_number() {
+        // Without the kernel's types there is nothing to compare with.
+        let Ok(types) = KernelTypes::read() else { return };
+        let id = types.0.tracepoint_type_id("sched_process_fork").unwrap();
+        let stand_in = types.tracepoint("sched_process_fork").unwrap();
+        assert_eq!(stand_in.id_by_type_name_kind("btf_trace_sched_process_fork", BtfKind::Typedef).unwrap(), id);
+        assert!(types.tracepoint("no_such_tracepoint").is_none());
     }
 }

@@ -9,6 +9,7 @@ pub mod features;
 pub mod file_map;
 pub mod launch;
 pub mod load;
+mod mapped_array;
 mod offsets;
 pub mod read;
 pub mod sideband;

@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod drain;
+pub mod jited;
 pub mod perf;
 pub mod program;
 pub mod ring;

@@ -3,14 +3,11 @@
 //! **Invariant:** what the kernel side can still reach is never overwritten. A place is written, then published by one
 //! update of a small map; it is taken back there, and reused only when every program that was running has ended.
 
-use std::{
-    collections::{HashMap, HashSet},
-    os::fd::AsFd as _,
-};
+use std::collections::{HashMap, HashSet};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap as KernelHashMap, Map, MapData},
+    maps::{Array, HashMap as KernelHashMap, MapData},
 };
 use obs_common::{
     stack::ImageKey,
@@ -22,6 +19,7 @@ use obs_common::{
 
 use super::{
     load::{KernelError, Object},
+    mapped_array::MappedArray,
     read::{Shared, wait_for_running_programs},
     space::Space,
 };
@@ -107,6 +105,8 @@ pub struct UnwindMaps {
     images: HashMap<ImageKey, ProcessMappings>,
     epoch_map: Array<MapData, u32>,
     epoch: u32,
+    /// The latest [`FileTable::generation`].
+    generation: u32,
     snapshots_left: Array<MapData, u64>,
     /// Runs of the arena and of the mappings that programs in flight may still read.
     retired_arena: Vec<(u32, u32)>,
@@ -122,9 +122,9 @@ impl UnwindMaps {
         let arena = MappedArray::take(object, "UNWIND_ARENA")?;
         let mappings = MappedArray::take(object, "UNWIND_MAPPINGS")?;
         Ok(Self {
-            arena_space: Space::new(arena.length),
+            arena_space: Space::new(arena.length()),
             arena,
-            mappings_space: Space::new(mappings.length),
+            mappings_space: Space::new(mappings.length()),
             mappings,
             files: object.take_map("UNWIND_FILES")?,
             loaded: HashMap::new(),
@@ -133,6 +133,7 @@ impl UnwindMaps {
             images: HashMap::new(),
             epoch_map: object.take_map("UNWIND_EPOCH")?,
             epoch: 0,
+            generation: 0,
             snapshots_left: object.take_map("SNAPSHOTS_LEFT")?,
             retired_arena: Vec::new(),
             retired_mappings: Vec::new(),
@@ -151,10 +152,12 @@ impl UnwindMaps {
         let pages_at = rules_at + table.rules.len() as u32 * RULE_WORDS;
         let rows_at = pages_at + table.pages.len() as u32;
         for (rule, at) in table.rules.iter().zip((rules_at..).step_by(RULE_WORDS as usize)) {
-            self.arena.write(at, &rule_words(rule));
+            self.arena.write(at, &rule_words(rule))?;
         }
-        self.arena.write(pages_at, table.pages);
-        self.arena.write(rows_at, table.rows);
+        self.arena.write(pages_at, table.pages)?;
+        self.arena.write(rows_at, table.rows)?;
+        // Never 0: the kernel side has that where it remembers nothing.
+        self.generation = self.generation.wrapping_add(1).max(1);
         let entry = FileTable {
             first_page: table.first_page,
             pages_count: (table.pages.len() as u32).saturating_sub(1),
@@ -162,6 +165,8 @@ impl UnwindMaps {
             rows_at,
             rules_at,
             used_epoch: self.epoch,
+            generation: self.generation,
+            reserved: 0,
         };
         // First where it lies, then that it is there: the kernel copies an element word by word.
         self.set_file(file, FileTable { pages_count: 0, ..entry })?;
@@ -212,7 +217,16 @@ impl UnwindMaps {
             return Found::Never;
         }
         let Some(Loaded { entry, words }) = self.loaded.get(file) else { return Found::NotLoaded(*file) };
-        let FileTable { first_page, pages_count, pages_at, rows_at, rules_at, used_epoch: _ } = *entry;
+        let FileTable {
+            first_page,
+            pages_count,
+            pages_at,
+            rows_at,
+            rules_at,
+            used_epoch: _,
+            generation: _,
+            reserved: _,
+        } = *entry;
         let table = TableArrays {
             first_page,
             pages: self.arena.read(pages_at, pages_count + 1),
@@ -255,7 +269,7 @@ impl UnwindMaps {
         }
         let count = mappings.len() as u32;
         let Some(first) = self.take_mappings(count) else { return Ok(Err(Full)) };
-        self.mappings.write(first, mappings);
+        self.mappings.write(first, mappings)?;
         let place = ProcessMappings { first, count, ..ProcessMappings::default() };
         self.set_place(image, place)?;
         self.retired_mappings.extend(self.images.insert(image, place));
@@ -371,66 +385,6 @@ fn rules_of(words: &[u32]) -> &[Rule] {
     // SAFETY: a rule is `repr(C)`, integers only, as large and as aligned as so many words, and `rule_words` laid its fields
     // out in the same order (on the little-endian machines that obs runs on).
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() / RULE_WORDS as usize) }
-}
-
-/// An array map whose elements this process writes through its own address space.
-struct MappedArray<T> {
-    elements: *mut T,
-    length: u32,
-    bytes: usize,
-    /// Held open so that the map's memory is found among this process's own.
-    _map: MapData,
-}
-
-// SAFETY: the pointer is to memory that this value alone unmaps, and writing needs `&mut self`.
-unsafe impl<T: Send> Send for MappedArray<T> {}
-
-impl<T: Copy> MappedArray<T> {
-    /// Takes an array out of an object and maps it. An element of the map may hold many of ours.
-    fn take(object: &mut Object, map: &'static str) -> Result<Self, KernelError> {
-        use rustix::mm::{MapFlags, ProtFlags, mmap};
-        let missing = KernelError::Missing { object: object.name, part: map };
-        let Some(Map::Array(data)) = object.ebpf.take_map(map) else { return Err(missing) };
-        let fail = |why: String| KernelError::Map { map, why };
-        let info = data.info().map_err(|error| fail(error.to_string()))?;
-        let bytes = info.max_entries() as usize * info.value_size() as usize;
-        // The kernel rounds elements up to 8 bytes; only then do they lie side by side.
-        let length = u32::try_from(bytes / size_of::<T>()).ok().filter(|_| info.value_size().is_multiple_of(8));
-        let length = length.ok_or_else(|| fail("its elements have an unexpected size".to_owned()))?;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
-        let mapped = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, data.fd().as_fd(), 0) };
-        let mapped = mapped.map_err(|error| fail(format!("it cannot be mapped: {error}")))?;
-        Ok(Self { elements: mapped.cast(), length, bytes, _map: data })
-    }
-
-    /// Writes elements that no program reads yet.
-    fn write(&mut self, first: u32, elements: &[T]) {
-        let end = first as usize + elements.len();
-        assert!(end <= self.length as usize, "the place was handed out by the array's own space");
-        // SAFETY: the range was just checked, and the source is another allocation.
-        unsafe {
-            std::ptr::copy_nonoverlapping(elements.as_ptr(), self.elements.add(first as usize), elements.len());
-        }
-    }
-}
-
-impl<T> MappedArray<T> {
-    /// Elements that were written before.
-    fn read(&self, first: u32, count: u32) -> &[T] {
-        let end = first as usize + count as usize;
-        assert!(end <= self.length as usize, "the place was handed out by the array's own space");
-        // SAFETY: the range was just checked; programs only read it, and writing needs `&mut self`.
-        unsafe { std::slice::from_raw_parts(self.elements.add(first as usize), count as usize) }
-    }
-}
-
-impl<T> Drop for MappedArray<T> {
-    fn drop(&mut self) {
-        // SAFETY: this value made the mapping, and nobody else has its address.
-        let unmapped = unsafe { rustix::mm::munmap(self.elements.cast(), self.bytes) };
-        debug_assert!(unmapped.is_ok());
-    }
 }
 
 // SAFETY: `repr(C)`, integers only, without padding, valid for every bit pattern.

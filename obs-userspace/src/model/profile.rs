@@ -90,6 +90,17 @@ impl FrameKind {
     }
 }
 
+/// What distinguishes two frames of a profile besides function, module and kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameDetail {
+    /// Nothing: one frame per function.
+    Functions,
+    /// The source line, where it is known.
+    Lines,
+    /// The source line and the address.
+    Addresses,
+}
+
 /// One frame with its name. Equal frames are kept once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Frame {

@@ -27,14 +27,16 @@ pub struct StackSample {
 pub type Label = (&'static str, Arc<str>);
 
 /// A sum that only grows, as it stood when it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// What it counts from stands with the output: the collector's start, the host's, or that of what is counted.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Counter {
     /// The output's name, one of those that the collector declares.
     pub name: &'static str,
     /// What tells this series from its siblings.
     pub labels: Vec<Label>,
-    /// The sum since the collector started.
-    pub value: u64,
+    /// The sum, in the output's base unit. Seconds have fractions; whole numbers are exact up to 2^53.
+    pub value: f64,
 }
 
 /// A value that goes up and down.

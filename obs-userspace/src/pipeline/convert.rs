@@ -5,7 +5,10 @@ use std::sync::Arc;
 use crate::{
     enrich::process::clean_path,
     kernel::sideband::{FileIdentity, SidebandEvent},
-    model::process::{BuildId, FileId, MappedRegion, ProcessEvent},
+    model::{
+        process::{BuildId, FileId, MappedRegion, ProcessEvent},
+        record::Event,
+    },
 };
 
 /// The event in the ledger's words; `None` for what concerns threads only, or no process.
@@ -33,7 +36,36 @@ pub(super) fn process_event(event: SidebandEvent) -> Option<ProcessEvent> {
         SidebandEvent::Exited { pid, tid, time_ns } => {
             Some(ProcessEvent::ThreadExited { pid, is_leader: pid == tid, time_ns })
         }
-        SidebandEvent::Lost { .. } => None,
+        SidebandEvent::KernelCode { .. } | SidebandEvent::Lost { .. } => None,
+    }
+}
+
+/// What is worth a line in the history of a host: programs that start and processes that end.
+pub(super) fn history_event(event: &SidebandEvent) -> Option<Event> {
+    let pid = |pid: &u32| ("process.pid", Arc::from(pid.to_string()));
+    match event {
+        SidebandEvent::Exec { pid: of, name, time_ns } => Some(Event {
+            name: "process.exec",
+            time_ns: *time_ns,
+            process: None,
+            labels: vec![pid(of), ("process.executable.name", text(name))],
+        }),
+        SidebandEvent::Fork { pid: of, parent_pid, tid, time_ns } if of == tid => Some(Event {
+            name: "process.fork",
+            time_ns: *time_ns,
+            process: None,
+            labels: vec![pid(of), ("process.parent_pid", Arc::from(parent_pid.to_string()))],
+        }),
+        SidebandEvent::Exited { pid: of, tid, time_ns } if of == tid => {
+            Some(Event { name: "process.exit", time_ns: *time_ns, process: None, labels: vec![pid(of)] })
+        }
+        // Of threads, mappings and names there are too many.
+        SidebandEvent::Fork { .. }
+        | SidebandEvent::Exited { .. }
+        | SidebandEvent::Rename { .. }
+        | SidebandEvent::Mapped { .. }
+        | SidebandEvent::KernelCode { .. }
+        | SidebandEvent::Lost { .. } => None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The only place that wires stages together.
 
+pub mod agent;
 mod convert;
 pub mod record;
+mod session;
 mod signals;
 mod targets;
 mod unwind;

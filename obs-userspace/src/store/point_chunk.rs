@@ -47,8 +47,7 @@ pub(super) fn put_fine(out: &mut Vec<u8>, slots: &[u32], column: &FineColumn) {
     let mut row = Vec::new();
     put_slots(&mut row, slots);
     match column {
-        FineColumn::Counter(values) => put_whole(&mut row, values),
-        FineColumn::Gauge(values) => put_floats(&mut row, values),
+        FineColumn::Counter(values) | FineColumn::Gauge(values) => put_floats(&mut row, values),
         FineColumn::Histogram(values) => values::put_histograms(&mut row, values.iter()),
     }
     put_bytes(out, &row);
@@ -57,7 +56,7 @@ pub(super) fn put_fine(out: &mut Vec<u8>, slots: &[u32], column: &FineColumn) {
 /// What a series had, per window.
 #[derive(Debug)]
 pub(super) enum FineColumn {
-    Counter(Vec<u64>),
+    Counter(Vec<f64>),
     Gauge(Vec<f64>),
     Histogram(Vec<HistogramValue>),
 }
@@ -116,15 +115,11 @@ pub(super) fn put_coarse(out: &mut Vec<u8>, kind: SeriesKind, rows: &[(u32, u32,
         SeriesKind::Counter => {
             let mut columns = [Vec::new(), Vec::new(), Vec::new()];
             for (.., cell) in rows {
-                if let Cell::Counter { first, last, increase } = cell {
-                    let difference = last.wrapping_sub(*first);
-                    columns[0].push(*first);
-                    columns[1].push(difference);
-                    // Not 0 only where the counter began again.
-                    columns[2].push(increase.wrapping_sub(difference));
+                if let Cell::Counter { first, last, lost } = cell {
+                    columns.iter_mut().zip([first, last, lost]).for_each(|(column, value)| column.push(*value));
                 }
             }
-            columns.iter().for_each(|column| put_whole(&mut row, column));
+            columns.iter().for_each(|column| put_floats(&mut row, column));
         }
         SeriesKind::Gauge => {
             let mut columns = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
@@ -188,7 +183,7 @@ fn read_fine(
     let slots_of = slots.iter().map(|slot| *slot as usize);
     match kind {
         SeriesKind::Counter => {
-            slots_of.zip(read_whole(row, slots.len())?).try_for_each(|(slot, value)| visit(slot, Cell::counter(value)))
+            slots_of.zip(read_floats(row, slots.len())?).try_for_each(|(slot, value)| visit(slot, Cell::counter(value)))
         }
         SeriesKind::Gauge => {
             slots_of.zip(read_floats(row, slots.len())?).try_for_each(|(slot, value)| visit(slot, Cell::gauge(value)))
@@ -213,13 +208,11 @@ fn read_coarse(
     let slots_of = slots.iter().map(|slot| *slot as usize).zip(windows);
     match kind {
         SeriesKind::Counter => {
-            let firsts = read_whole(row, slots.len())?;
-            let differences = read_whole(row, slots.len())?;
-            let excesses = read_whole(row, slots.len())?;
-            for ((((slot, windows), first), difference), excess) in slots_of.zip(firsts).zip(differences).zip(excesses)
-            {
-                let (last, increase) = (first.wrapping_add(difference), difference.wrapping_add(excess));
-                visit(slot, windows, Cell::Counter { first, last, increase })?;
+            let firsts = read_floats(row, slots.len())?;
+            let lasts = read_floats(row, slots.len())?;
+            let losses = read_floats(row, slots.len())?;
+            for ((((slot, windows), first), last), lost) in slots_of.zip(firsts).zip(lasts).zip(losses) {
+                visit(slot, windows, Cell::Counter { first, last, lost })?;
             }
         }
         SeriesKind::Gauge => {

@@ -52,14 +52,24 @@ impl HistogramValue {
 /// What a series had in one window, or in all windows of a bucket together.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
-    Counter { first: u64, last: u64, increase: u64 },
-    Gauge { min: f64, max: f64, sum: f64, last: f64 },
+    /// `lost` is what readings had reached just before the counter began again.
+    Counter {
+        first: f64,
+        last: f64,
+        lost: f64,
+    },
+    Gauge {
+        min: f64,
+        max: f64,
+        sum: f64,
+        last: f64,
+    },
     Histogram(HistogramValue),
 }
 
 impl Cell {
-    pub(super) fn counter(value: u64) -> Self {
-        Self::Counter { first: value, last: value, increase: 0 }
+    pub(super) fn counter(value: f64) -> Self {
+        Self::Counter { first: value, last: value, lost: 0.0 }
     }
 
     pub(super) fn gauge(value: f64) -> Self {
@@ -78,10 +88,10 @@ impl Cell {
     pub(super) fn add(&mut self, next: &Self) {
         match (self, next) {
             (
-                Self::Counter { last, increase, .. },
-                Self::Counter { first: next_first, last: next_last, increase: next_increase },
+                Self::Counter { last, lost, .. },
+                Self::Counter { first: next_first, last: next_last, lost: next_lost },
             ) => {
-                *increase = increase.saturating_add(grown(*last, *next_first)).saturating_add(*next_increase);
+                *lost += next_lost + if next_first < last { *last } else { 0.0 };
                 *last = *next_last;
             }
             (
@@ -104,7 +114,7 @@ impl Cell {
 }
 
 /// By how much a counter grew from one reading to the next; one that became smaller had begun again.
-pub(super) fn grown(before: u64, after: u64) -> u64 {
+pub(super) fn grown(before: f64, after: f64) -> f64 {
     if after >= before { after - before } else { after }
 }
 
@@ -118,7 +128,7 @@ pub(super) fn whole(value: f64) -> Option<i64> {
 }
 
 /// Twice a whole number's zigzag, or 1 and the eight bytes of any other number.
-pub(super) fn put_gauge(out: &mut Vec<u8>, value: f64) {
+pub(super) fn put_number(out: &mut Vec<u8>, value: f64) {
     match whole(value) {
         Some(whole) => put_varint(out, zigzag(whole) << 1),
         None => {
@@ -128,7 +138,7 @@ pub(super) fn put_gauge(out: &mut Vec<u8>, value: f64) {
     }
 }
 
-pub(super) fn gauge(cursor: &mut Cursor<'_>) -> Parsed<f64> {
+pub(super) fn number(cursor: &mut Cursor<'_>) -> Parsed<f64> {
     match cursor.varint()? {
         1 => Ok(f64::from_le_bytes(cursor.array()?)),
         even if even & 1 == 0 => Ok(unzigzag(even >> 1) as f64),
@@ -140,12 +150,12 @@ pub(super) fn gauge(cursor: &mut Cursor<'_>) -> Parsed<f64> {
 pub(super) fn put_histogram(out: &mut Vec<u8>, value: &HistogramValue) {
     put_buckets(out, value);
     put_varint(out, value.zero_count);
-    put_gauge(out, value.sum);
+    put_number(out, value.sum);
 }
 
 pub(super) fn histogram(cursor: &mut Cursor<'_>) -> Parsed<HistogramValue> {
     let (first_bucket, buckets) = buckets(cursor)?;
-    Ok(HistogramValue { first_bucket, buckets, zero_count: cursor.varint()?, sum: gauge(cursor)? })
+    Ok(HistogramValue { first_bucket, buckets, zero_count: cursor.varint()?, sum: number(cursor)? })
 }
 
 /// Writes histograms by columns: zero counts, sums, then the buckets of each.
@@ -208,11 +218,11 @@ mod tests {
 
     #[test]
     fn a_counter_that_began_again_grew_by_what_it_has() {
-        let mut cell = Cell::counter(100);
-        for value in [130, 5, 7] {
+        let mut cell = Cell::counter(100.0);
+        for value in [130.0, 5.0, 7.0] {
             cell.add(&Cell::counter(value));
         }
-        assert_eq!(cell, Cell::Counter { first: 100, last: 7, increase: 37 });
+        assert_eq!(cell, Cell::Counter { first: 100.0, last: 7.0, lost: 130.0 });
     }
 
     #[test]
@@ -227,9 +237,9 @@ mod tests {
         fn gauges_keep_every_bit(bits: u64, whole: i64) {
             for value in [f64::from_bits(bits), whole as f64, -0.0, 0.0, WHOLE_MAX, -WHOLE_MAX, f64::INFINITY] {
                 let mut out = Vec::new();
-                put_gauge(&mut out, value);
+                put_number(&mut out, value);
                 let mut cursor = Cursor::new(&out);
-                prop_assert_eq!(gauge(&mut cursor).map(f64::to_bits), Ok(value.to_bits()));
+                prop_assert_eq!(number(&mut cursor).map(f64::to_bits), Ok(value.to_bits()));
                 prop_assert!(cursor.is_empty());
             }
         }

@@ -306,7 +306,7 @@ fn series(tables: &mut Interner, kind: SeriesKind, name: &str, labels: &[Label])
 }
 
 enum Point<'a> {
-    Counter(u64),
+    Counter(f64),
     Gauge(f64),
     Histogram(&'a Histogram),
 }
@@ -323,8 +323,7 @@ fn put_points(mut points: Vec<(u32, Point<'_>)>) -> (Vec<u8>, u64) {
         put_varint(&mut out, u64::from(index - before));
         before = *index;
         match point {
-            Point::Counter(value) => put_varint(&mut out, *value),
-            Point::Gauge(value) => values::put_gauge(&mut out, *value),
+            Point::Counter(value) | Point::Gauge(value) => values::put_number(&mut out, *value),
             Point::Histogram(histogram) => {
                 let Histogram { name: _, labels: _, first_bucket, buckets, zero_count, sum } = histogram;
                 let (first_bucket, zero_count, sum) = (*first_bucket, *zero_count, *sum);
@@ -486,8 +485,8 @@ impl<'a> WindowView<'a> {
         for _ in 0..cursor.count(usize::MAX)? {
             next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
             let cell = match kinds.kind_of_series(next)? {
-                SeriesKind::Counter => Cell::counter(cursor.varint()?),
-                SeriesKind::Gauge => Cell::gauge(values::gauge(&mut cursor)?),
+                SeriesKind::Counter => Cell::counter(values::number(&mut cursor)?),
+                SeriesKind::Gauge => Cell::gauge(values::number(&mut cursor)?),
                 SeriesKind::Histogram => Cell::Histogram(values::histogram(&mut cursor)?),
             };
             visit(next, cell)?;

@@ -248,6 +248,13 @@ impl Store {
         }
     }
 
+    /// Keeps history for another time, in other bounds, from the next block on.
+    pub fn set_retention(&mut self, seconds: u64, bytes: u64) {
+        self.options.retention_seconds = seconds;
+        self.options.windows_seconds = seconds;
+        self.options.retention_bytes = bytes;
+    }
+
     /// What the opening found.
     #[must_use]
     pub fn recovery(&self) -> &Recovery {

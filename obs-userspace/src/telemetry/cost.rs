@@ -1,6 +1,9 @@
 //! What this process costs: CPU time and memory.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -14,10 +17,56 @@ pub fn cpu_time() -> Duration {
 /// Most memory that this process has had resident, in bytes; 0 if the system does not say.
 #[must_use]
 pub fn rss_peak_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    kilobytes.unwrap_or(0_u64) * 1_024
+    status_bytes("VmHWM:").unwrap_or(0)
+}
+
+/// Memory that this process has resident now, in bytes, if the system says.
+#[must_use]
+pub fn rss_bytes() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(field: &str) -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix("kB"));
+    kilobytes?.trim().parse::<u64>().ok()?.checked_mul(1_024)
+}
+
+/// Turns sums of CPU time into shares of the host's CPU time since the last look.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuMeter {
+    at: Instant,
+    user: Duration,
+    bpf: Option<Duration>,
+}
+
+/// Shares of all CPUs' time, 1 being all of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CpuShares {
+    /// Of this process: user mode, and system calls.
+    pub user: f64,
+    /// Of BPF programs, if it is known.
+    pub bpf: Option<f64>,
+}
+
+impl CpuMeter {
+    /// Begins at these sums: CPU time of this process ([`cpu_time`]), and run time of its BPF programs, if it is known.
+    #[must_use]
+    pub fn new(now: Instant, user: Duration, bpf: Option<Duration>) -> Self {
+        Self { at: now, user, bpf }
+    }
+
+    /// What was used since the last look, of so many CPUs; `None` if no time has passed. A sum that is smaller than before
+    /// (a program was loaded anew) begins afresh.
+    pub fn look(&mut self, now: Instant, user: Duration, bpf: Option<Duration>, cpus: usize) -> Option<CpuShares> {
+        let before = std::mem::replace(self, Self::new(now, user, bpf));
+        let all = now.saturating_duration_since(before.at).as_secs_f64() * cpus.max(1) as f64;
+        let share = |sum: Duration, before: Duration| sum.checked_sub(before).unwrap_or(sum).as_secs_f64() / all;
+        (all > 0.0).then(|| CpuShares {
+            user: share(user, before.user),
+            bpf: bpf.zip(before.bpf).map(|(sum, before)| share(sum, before)),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -33,5 +82,21 @@ mod tests {
         }
         assert!(cpu_time() > before);
         assert!(rss_peak_bytes() > 100_000);
+        assert!(rss_bytes().is_some_and(|bytes| bytes > 100_000 && bytes <= rss_peak_bytes()));
+    }
+
+    #[test]
+    fn shares_are_of_all_cpus_since_the_last_look() {
+        let start = Instant::now();
+        let seconds = Duration::from_secs;
+        let mut meter = CpuMeter::new(start, seconds(10), Some(seconds(4)));
+        let shares = meter.look(start + seconds(5), seconds(11), Some(seconds(6)), 4);
+        assert_eq!(shares, Some(CpuShares { user: 0.05, bpf: Some(0.1) }));
+        assert_eq!(meter.look(start + seconds(5), seconds(11), Some(seconds(6)), 4), None);
+        // The programs were loaded anew, and then their run time is not known any more.
+        let shares = meter.look(start + seconds(6), seconds(11), Some(seconds(1)), 1);
+        assert_eq!(shares, Some(CpuShares { user: 0.0, bpf: Some(1.0) }));
+        let shares = meter.look(start + seconds(8), seconds(12), None, 0);
+        assert_eq!(shares, Some(CpuShares { user: 0.5, bpf: None }));
     }
 }

@@ -1,6 +1,10 @@
 //! What obs says of its own work: its log, and what it costs.
 
 pub mod cost;
+pub mod governor;
+pub mod host;
+pub mod log;
+pub mod self_metrics;
 
 use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;

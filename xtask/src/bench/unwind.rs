@@ -34,6 +34,9 @@ pub(crate) struct TableOf {
 /// Frames of the recursion; some four more lead to it.
 const DEPTHS: [u32; 3] = [10, 30, 100];
 
+/// So many functions to compile take rustc several seconds.
+const COMPILED_FUNCTIONS: u32 = 600;
+
 /// So often that a second gives thousands of samples.
 const HERTZ: &str = "4999";
 
@@ -50,6 +53,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     let folder = host::target_dir()?.join("bench");
     host::make_dir(&folder)?;
     in_the_kernel(arguments.rounds, &folder)?;
+    in_a_compiler(&folder)?;
     of_the_host(arguments.seconds, &folder)?;
     // Built as obs is, or its time says nothing.
     host::run(host::cargo()?.args(["build", "--release", "--locked", "--package", "xtask"]))?;
@@ -80,13 +84,14 @@ fn in_the_kernel(rounds: u32, folder: &Path) -> Result<()> {
     println!(
         "\nBPF time of a sample, {rounds} recordings of 1 s each at {HERTZ} Hz; the program has no frame pointers."
     );
+    let devnull = Path::new("/dev/null");
     let (mut costs, mut map_bytes) = (vec![Vec::new(); DEPTHS.len()], 0.0);
     for _ in 0..rounds {
         // Of a program that sleeps no samples are taken: what is left is what each other run costs.
-        let nothing = record(&[&idle, "1"])?;
+        let nothing = record(HERTZ, devnull, &[&idle, "1"])?;
         let other = nothing.nanoseconds / nothing.others.max(1.0);
         for (depth, costs) in DEPTHS.iter().zip(&mut costs) {
-            let runs = record(&[&recursion, "1", &depth.to_string()])?;
+            let runs = record(HERTZ, devnull, &[&recursion, "1", &depth.to_string()])?;
             costs.push((runs.nanoseconds - other * runs.others) / runs.taken.max(1.0));
             map_bytes = runs.map_bytes;
         }
@@ -104,6 +109,52 @@ fn in_the_kernel(rounds: u32, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The time of a sample in a program with millions of rows, whose stacks differ from sample to sample: rustc, with LLVM.
+fn in_a_compiler(folder: &Path) -> Result<()> {
+    println!(
+        "\nBPF time of a sample in rustc, which has 2.4 million rows; at 99 Hz little of what a walk needs is in the caches."
+    );
+    let source = folder.join("many_functions.rs");
+    let body = "{ v.iter().map(|x| x.wrapping_mul(K)).filter(|x| x % (K % 7 + 2) == 0).sum() }";
+    let function = |k: u32| format!("pub fn f{k}(v: &[u64]) -> u64 {}\n", body.replace('K', &k.to_string()));
+    host::write(&source, (1..=COMPILED_FUNCTIONS).map(function).collect::<String>())?;
+    // The program itself, not rustup's wrapper.
+    let sysroot = host::text(host::program("rustc").args(["--print", "sysroot"]))?;
+    let rustc = Path::new(sysroot.trim()).join("bin/rustc").display().to_string();
+    let object = folder.join("many_functions.o").display().to_string();
+    let source = source.display().to_string();
+    let command = [&rustc, "-O", "--crate-type=lib", "--emit=obj", "-o", &object, &source];
+    let mut rows =
+        vec![["Hz", "samples", "frames a stack", "ns a sample", "ns a frame, all in"].map(str::to_owned).to_vec()];
+    for hertz in [HERTZ, "99"] {
+        let folded = folder.join("compiler.folded");
+        let runs = record(hertz, &folded, &command)?;
+        let depth = mean_depth(&String::from_utf8_lossy(&host::read(&folded)?));
+        let cost = runs.nanoseconds / runs.taken.max(1.0);
+        rows.push(vec![
+            hertz.to_owned(),
+            format!("{:.0}", runs.taken),
+            format!("{depth:.1}"),
+            format!("{cost:.0}"),
+            format!("{:.0}", cost / depth),
+        ]);
+    }
+    print!("{}", table::render(&rows));
+    Ok(())
+}
+
+/// How many frames a sample of folded stacks has; inlined ones, which nobody walked, do not count.
+fn mean_depth(folded: &str) -> f64 {
+    let (mut frames, mut samples) = (0.0, 0.0);
+    for (stack, count) in folded.lines().filter_map(|line| line.rsplit_once(' ')) {
+        let count: f64 = count.parse().unwrap_or(0.0);
+        // The process's name comes first.
+        frames += count * stack.split(';').skip(1).filter(|frame| !frame.ends_with("_[i]")).count() as f64;
+        samples += count;
+    }
+    frames / f64::max(samples, 1.0)
+}
+
 /// The test package's programs, built for here.
 fn workloads(folder: &Path) -> Result<PathBuf> {
     let workloads = folder.join("workloads");
@@ -114,9 +165,9 @@ fn workloads(folder: &Path) -> Result<PathBuf> {
     Ok(workloads)
 }
 
-fn record(command: &[&str]) -> Result<Runs> {
+fn record(hertz: &str, folded: &Path, command: &[&str]) -> Result<Runs> {
     let mut obs = host::program(host::obs_binary()?);
-    obs.args(["record", "cpu", "-F", HERTZ, "--summary", "json", "-o", "/dev/null", "--format", "folded", "--"]);
+    obs.args(["record", "cpu", "-F", hertz, "--summary", "json", "--format", "folded", "-o"]).arg(folded).arg("--");
     let output = obs.args(command).stdout(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot start `{}`", host::line(&obs)))?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

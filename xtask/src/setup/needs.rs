@@ -45,6 +45,8 @@ pub(crate) fn all() -> Vec<(Group, Need)> {
         (Test, package(&["go", "/usr/lib/go-1.19/bin/go"], &["golang-go"], "reads pprof files; compiles a Go program")),
         (Test, package(&["musl-gcc"], &["musl-tools"], "compiles programs that carry musl")),
         (Test, package(&["perf"], &["linux-perf"], "what obs is compared with")),
+        (Test, package(&["prometheus"], &["prometheus"], "scrapes the agent's metrics, as text and protobuf")),
+        (Test, package(&["promtool"], &["prometheus"], "checks the agent's metrics")),
         (Test, package(&["python3"], &["python3"], "a program to profile")),
         (Test, package(&["xz"], &["xz-utils"], "a program to profile")),
         (Vm, package(&["qemu-system-x86_64"], &["qemu-system-x86"], "boots other kernels")),

@@ -19,7 +19,7 @@ pub(super) struct Row {
 }
 
 /// Calls `line` with each line that `readelf --debug-dump=WHAT` prints.
-pub(super) fn readelf(path: &Path, what: &str, mut line: impl FnMut(&str)) -> io::Result<()> {
+pub(crate) fn readelf(path: &Path, what: &str, mut line: impl FnMut(&str)) -> io::Result<()> {
     let mut child = Command::new("readelf")
         .arg(format!("--debug-dump={what},no-follow-links"))
         .arg(path)

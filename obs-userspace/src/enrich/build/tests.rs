@@ -69,7 +69,7 @@ fn build(detail: FrameDetail, samples: &[StackSample]) -> BuiltProfile {
     for sample in samples {
         builder.add(&mut ledger, sample);
     }
-    builder.finish(&mut ledger, &mut Symbolizer::new(SymbolizerOptions::default()), 1, 2)
+    builder.gather(&ledger).name(&mut Symbolizer::new(SymbolizerOptions::default()), 1, 2)
 }
 
 fn leaf() -> u64 {

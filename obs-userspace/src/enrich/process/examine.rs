@@ -7,7 +7,7 @@ use super::{
     mappings::{Code, Mapping, MappingTable},
     now_ns, perf_map_file,
 };
-use crate::{enrich::container::parse_cgroups, model::process::ProcessKey};
+use crate::model::{container::parse_cgroups, process::ProcessKey};
 
 impl Ledger {
     /// Reads what `/proc` says of an image that lives; returns whether it does.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{mappings::MappingTable, perf_map_file::PerfMapFile};
-use crate::{
-    enrich::container::CgroupPlace,
-    model::process::{ProcessInfo, ProcessKey},
+use crate::model::{
+    container::CgroupPlace,
+    process::{ProcessInfo, ProcessKey},
 };
 
 /// How long to wait before a process's mappings are read again after an address was in none of them, in nanoseconds. It

@@ -12,6 +12,7 @@ mod files;
 mod image;
 mod mappings;
 mod perf_map_file;
+mod places;
 mod procfs;
 
 use std::{collections::HashMap, sync::Arc};
@@ -21,6 +22,7 @@ pub use self::{
     files::{CODE_FILES_MAX, CodeFile, FileTable, HELD_FILES_MAX, OpenError, OpenedFile},
     mappings::{Code, CodeKind, MAPPINGS_PER_IMAGE_MAX, Mapping, MappingTable, code_kind},
     perf_map_file::PerfMapFile,
+    places::Places,
     procfs::{MAPS_BYTES_MAX, Procfs, clean_path, parse_maps_line},
 };
 use crate::model::process::{MappedRegion, ProcessEvent, ProcessInfo, ProcessKey};

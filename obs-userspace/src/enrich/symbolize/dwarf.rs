@@ -122,7 +122,7 @@ fn source_of(code: Option<&CodeInfo<'_>>) -> Option<(String, u32)> {
 
 /// Refuses files whose debug sections are larger than is good for us. Returns the bytes of those that need no unpacking,
 /// or 0 if any does: unpacking twice costs more than it saves.
-fn weigh(file: &File, headers: &ElfHeaders) -> Result<u64, FileError> {
+pub(super) fn weigh(file: &File, headers: &ElfHeaders) -> Result<u64, FileError> {
     let (mut total, mut unpacked) = (0_u64, 0_u64);
     for section in headers.sections.iter().filter(|section| section.name.starts_with(".debug_")) {
         let (offset, packed) = section.content();

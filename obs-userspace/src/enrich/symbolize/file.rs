@@ -9,13 +9,17 @@ use super::{
     demangle::{demangle, presentable},
     dwarf::{self, DwarfFrames},
     elf::ElfHeaders,
+    index::{Elf, Index, Sources},
     plt, symbols,
 };
 use crate::{enrich::process::CodeFile, model::process::BuildId};
 
 /// How far from a program's entry point code is still taken for its first function, in bytes: all C libraries' is shorter
 /// than 64.
-const START_BYTES_MAX: u64 = 48;
+pub(super) const START_BYTES_MAX: u64 = 48;
+
+/// What that first function is called.
+pub(super) const START_NAME: &str = "_start";
 
 /// What was found of a file.
 #[derive(Debug)]
@@ -127,7 +131,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Names for some addresses, which must ascend: from disk, and the rest from the file, and to disk.
+    /// Names for some addresses, which must ascend: from the file's index, or from the file where there is none.
     fn all(
         &self,
         addresses: &[u64],
@@ -142,41 +146,77 @@ impl Reading<'_> {
         } else {
             debug_file::find(self.file, self.headers, Path::new(&*self.code.path), folders)
         };
-        let key = cache.and_then(|_| self.key(content, is_roots));
-        // With other sources, there may be other names.
-        let sources = format!("dwarf {has_dwarf} {}, separate {}", self.options.reads_dwarf, debug.is_some());
-        let mut kept = match (cache, &key) {
-            (Some(cache), Some(key)) => cache.load(key, &sources),
-            _ => cache::Names::new(),
-        };
-        let missing: Vec<u64> = addresses.iter().copied().filter(|address| !kept.contains_key(address)).collect();
-        if !missing.is_empty() {
-            kept.extend(self.read(&missing, debug.as_ref(), has_dwarf)?);
-            if let (Some(cache), Some(key)) = (cache, &key)
-                && let Err(error) = cache.store(key, &sources, &kept)
-            {
-                tracing::warn!(path = %cache.as_ref().display(), %error, "cannot keep names on disk");
+        if let (Some(cache), Some(key)) = (cache, self.key(content, is_roots)) {
+            // A second time if the index was damaged.
+            for _ in 0..2 {
+                let Some(mut index) = self.index(cache, &key, debug.as_ref(), has_dwarf) else { break };
+                let found: Result<Vec<(u64, Names)>, _> = addresses
+                    .iter()
+                    .map(|address| index.frames(*address).map(|frames| (*address, named(frames))))
+                    .collect();
+                match found {
+                    Ok(found) => return Ok(found),
+                    Err(error) => {
+                        tracing::debug!(path = %self.code.path, %error, "an index is made anew");
+                        cache.remove(&key);
+                    }
+                }
             }
         }
-        let names = |address: &u64| kept.get(address).filter(|frames| !frames.is_empty()).cloned();
-        Ok(addresses.iter().map(|address| (*address, names(address).ok_or(NoSymbol::Stripped))).collect())
+        self.read(addresses, debug.as_ref(), has_dwarf)
+    }
+
+    /// The file's index, which is made if there is none.
+    fn index(&self, cache: &DiskCache, key: &str, debug: Option<&DebugFile>, has_dwarf: bool) -> Option<Index> {
+        let main = Elf { file: self.file, headers: self.headers };
+        let separate = debug.map(DebugFile::elf);
+        let dwarf = match separate {
+            _ if !self.options.reads_dwarf => None,
+            Some(separate) if dwarf::has_dwarf(separate.headers) => Some(separate),
+            _ => has_dwarf.then_some(main),
+        };
+        let supplementary =
+            dwarf.and_then(|dwarf| debug_file::supplementary(dwarf.file, dwarf.headers, &self.options.debug_folders));
+        // With other sources, there may be other names.
+        let identity = format!(
+            "{key}\ndwarf {has_dwarf} {}, separate {}, supplementary {}",
+            self.options.reads_dwarf,
+            debug.is_some(),
+            supplementary.is_some()
+        );
+        if let Some(index) = cache.load(key, &identity) {
+            return Some(index);
+        }
+        let is_light = |elf: &Elf<'_>| {
+            let weighed = dwarf::weigh(elf.file, elf.headers);
+            if let Err(error) = &weighed {
+                tracing::info!(path = %self.code.path, %error, "no inlined functions and source lines for a file");
+            }
+            weighed.is_ok()
+        };
+        let supplementary = supplementary.as_ref().map(DebugFile::elf).filter(is_light);
+        cache.make(key, &identity, &Sources { main, separate, dwarf: dwarf.filter(is_light), supplementary })
     }
 
     /// Under which key names are kept on disk. A build id is only a claim of whoever made the file: what is not root's
-    /// own is kept for that very file alone, so that nobody can give names to another's code.
+    /// own, or has none, is kept for that very file alone, so that nobody can give names to another's code.
     fn key(&self, content: Content, is_roots: bool) -> Option<String> {
-        let build_id = self.headers.build_id.as_ref()?;
         let Content { device, inode, bytes, changed: (seconds, nanoseconds) } = content;
-        let key = if is_roots {
-            format!("{build_id}-{bytes:x}")
-        } else {
-            format!("{build_id}-{bytes:x}-{device:x}-{inode:x}-{seconds:x}-{nanoseconds:x}")
+        let key = match &self.headers.build_id {
+            Some(build_id) if is_roots => format!("{build_id}-{bytes:x}"),
+            Some(build_id) => format!("{build_id}-{bytes:x}-{device:x}-{inode:x}-{seconds:x}-{nanoseconds:x}"),
+            None => format!("none-{bytes:x}-{device:x}-{inode:x}-{seconds:x}-{nanoseconds:x}"),
         };
         cache::is_key(&key).then_some(key)
     }
 
-    /// Reads names from the file and its separate debug information. An address without name gets no frames.
-    fn read(&self, addresses: &[u64], debug: Option<&DebugFile>, has_dwarf: bool) -> Result<cache::Names, FileError> {
+    /// Reads names from the file and its separate debug information.
+    fn read(
+        &self,
+        addresses: &[u64],
+        debug: Option<&DebugFile>,
+        has_dwarf: bool,
+    ) -> Result<Vec<(u64, Names)>, FileError> {
         let mut found: Vec<Option<String>> = vec![None; addresses.len()];
         if let Some(debug) = debug {
             match symbols::find(&debug.file, &debug.headers, addresses) {
@@ -205,10 +245,10 @@ impl Reading<'_> {
                 let stub = stubs.get(address).map(|name| format!("{}@plt", demangle(name)));
                 // A stripped program still says where it starts.
                 let start =
-                    || (self.headers.entry != 0 && entry_distance < START_BYTES_MAX).then(|| "_start".to_owned());
+                    || (self.headers.entry != 0 && entry_distance < START_BYTES_MAX).then(|| START_NAME.to_owned());
                 stub.or_else(|| lines.as_ref()?.function.as_deref().map(demangle)).or_else(start)
             });
-            (*address, frames(name, lines))
+            (*address, named(frames(name, lines)))
         });
         Ok(frames.collect())
     }
@@ -227,6 +267,11 @@ impl Reading<'_> {
             Vec::new()
         })
     }
+}
+
+/// No frames: there is no name.
+fn named(frames: Arc<[NamedFrame]>) -> Names {
+    if frames.is_empty() { Err(NoSymbol::Stripped) } else { Ok(frames) }
 }
 
 /// Puts together what the symbol tables and DWARF say, innermost first. The function that was not inlined goes by its

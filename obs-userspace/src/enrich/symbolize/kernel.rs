@@ -9,13 +9,19 @@ use std::{
     path::Path,
 };
 
-use super::reason::NoSymbol;
+use super::{
+    kernel_code::{KernelCode, Known},
+    reason::NoSymbol,
+};
 
 /// Most bytes that are read of the kernel's symbols.
 const KALLSYMS_BYTES_MAX: u64 = 256 << 20;
 
 /// Most bytes from a symbol to an address that it is taken to cover: the file has no sizes.
 const KERNEL_SYMBOL_BYTES_MAX: u64 = 1 << 20;
+
+/// What the file says instead of a module for code of BPF.
+const BPF_MODULE: &str = "bpf";
 
 /// A kernel symbol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +32,9 @@ pub(super) struct KernelSymbol {
 }
 
 /// Names kernel addresses, which must ascend. The answers are in the same order.
-pub(super) fn find(kallsyms: &Path, addresses: &[u64]) -> Vec<Result<KernelSymbol, NoSymbol>> {
+pub(super) fn find(kallsyms: &Path, addresses: &[u64], code: &KernelCode) -> Vec<Result<KernelSymbol, NoSymbol>> {
     match File::open(kallsyms) {
-        Ok(file) => find_in(BufReader::with_capacity(64 << 10, file.take(KALLSYMS_BYTES_MAX)), addresses),
+        Ok(file) => find_in(BufReader::with_capacity(64 << 10, file.take(KALLSYMS_BYTES_MAX)), addresses, code),
         Err(error) => {
             tracing::warn!(path = %kallsyms.display(), %error, "cannot read the kernel's symbols; its frames stay unnamed");
             vec![Err(NoSymbol::KernelUnreadable); addresses.len()]
@@ -43,7 +49,16 @@ struct Nearest {
     symbol: KernelSymbol,
 }
 
-fn find_in(mut lines: impl BufRead, addresses: &[u64]) -> Vec<Result<KernelSymbol, NoSymbol>> {
+impl Nearest {
+    fn covers(&self, address: u64, code: &KernelCode) -> bool {
+        let KernelSymbol { name, module } = &self.symbol;
+        self.is_code
+            && address - self.start < KERNEL_SYMBOL_BYTES_MAX
+            && (module.as_deref() != Some(BPF_MODULE) || code.covers(self.start, name, address))
+    }
+}
+
+fn find_in(mut lines: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec<Result<KernelSymbol, NoSymbol>> {
     debug_assert!(addresses.is_sorted());
     let mut slots: Vec<Option<Nearest>> = vec![None; addresses.len()];
     let mut is_hidden = true;
@@ -84,12 +99,13 @@ fn find_in(mut lines: impl BufRead, addresses: &[u64]) -> Vec<Result<KernelSymbo
         .zip(addresses)
         .map(|(slot, address)| {
             nearest = slot.or_else(|| nearest.take());
-            match &nearest {
-                _ if is_hidden => Err(NoSymbol::KernelHidden),
-                Some(found) if found.is_code && address - found.start < KERNEL_SYMBOL_BYTES_MAX => {
-                    Ok(found.symbol.clone())
-                }
-                Some(_) | None => Err(NoSymbol::KernelUnknown),
+            let module = || Some(BPF_MODULE.to_owned());
+            match (code.find(*address), &nearest) {
+                (Known::Name(name), _) => Ok(KernelSymbol { name: name.to_string(), module: module() }),
+                (Known::Several, _) => Err(NoSymbol::KernelUnknown),
+                (Known::Nothing, _) if is_hidden => Err(NoSymbol::KernelHidden),
+                (Known::Nothing, Some(found)) if found.covers(*address, code) => Ok(found.symbol.clone()),
+                (Known::Nothing, _) => Err(NoSymbol::KernelUnknown),
             }
         })
         .collect()
@@ -129,7 +145,10 @@ ffffffff81000018 t late
             Some(module) => format!("{} [{module}]", symbol.name),
             None => symbol.name,
         };
-        find_in(text.as_bytes(), addresses).into_iter().map(|found| found.map(show)).collect()
+        let mut code = KernelCode::default();
+        code.set_loaded(std::iter::once(0xffff_ffff_c000_3000..0xffff_ffff_c000_3020).collect());
+        code.add_named(0xffff_ffff_c000_4000, 0x40, "bpf_prog_77_gone", false);
+        find_in(text.as_bytes(), addresses, &code).into_iter().map(|found| found.map(show)).collect()
     }
 
     #[test]
@@ -145,6 +164,8 @@ ffffffff81000018 t late
             0xffff_ffff_8200_0005,
             0xffff_ffff_c000_1fff,
             0xffff_ffff_c000_3010,
+            0xffff_ffff_c000_3020,
+            0xffff_ffff_c000_4010,
             0xffff_ffff_d000_0000,
         ];
         let expected = [
@@ -159,6 +180,8 @@ ffffffff81000018 t late
             Ok("nft_do_chain [nf_tables]"),
             Ok("bpf_prog_6deef7357e7b4530_cpu [bpf]"),
             Err(NoSymbol::KernelUnknown),
+            Ok("bpf_prog_77_gone [bpf]"),
+            Err(NoSymbol::KernelUnknown),
         ];
         assert_eq!(names(KALLSYMS, &addresses), expected.map(|name| name.map(str::to_owned)));
         assert_eq!(names(KALLSYMS, &[5]), [Err(NoSymbol::KernelUnknown)]);
@@ -168,7 +191,7 @@ ffffffff81000018 t late
     fn hidden_addresses_are_a_reason_of_their_own() {
         let hidden = "0000000000000000 T _stext\n0000000000000000 t schedule\n";
         assert_eq!(names(hidden, &[0xffff_ffff_8100_0000]), [Err(NoSymbol::KernelHidden)]);
-        assert_eq!(find(Path::new("/nonexistent"), &[1]), [Err(NoSymbol::KernelUnreadable)]);
+        assert_eq!(find(Path::new("/nonexistent"), &[1], &KernelCode::default()), [Err(NoSymbol::KernelUnreadable)]);
     }
 
     #[test]
@@ -185,7 +208,7 @@ ffffffff81000018 t late
         let schedule =
             text.lines().find(|line| line.ends_with(" T schedule")).and_then(|line| parse_line(line.as_bytes()));
         let Some((start, ..)) = schedule.filter(|(start, ..)| *start != 0) else { return };
-        let found = find(Path::new("/proc/kallsyms"), &[start + 4]);
+        let found = find(Path::new("/proc/kallsyms"), &[start + 4], &KernelCode::default());
         assert_eq!(found[0].as_ref().map(|symbol| &*symbol.name), Ok("schedule"));
     }
 }

@@ -14,7 +14,9 @@ mod demangle;
 mod dwarf;
 mod elf;
 mod file;
+mod index;
 mod kernel;
+mod kernel_code;
 mod perf_map;
 mod plt;
 mod reason;
@@ -30,12 +32,14 @@ use std::{
 pub use self::{
     cache::CacheOptions,
     dwarf::{DWARF_BYTES_MAX, DWARF_COPY_BYTES_MAX, DWARF_UNPACKED_BYTES_MAX},
+    index::INDEX_BYTES_MAX,
+    kernel_code::KernelCode,
     perf_map::{PERF_MAP_BYTES_MAX, PERF_MAP_LINES_MAX},
     reason::{FileError, NoSymbol},
     vdso::image as vdso_image,
 };
 use self::{cache::DiskCache, file::FileNames};
-use super::process::{Code, CodeFile, Ledger, Unmapped};
+use super::process::{Code, CodeFile, Places, Unmapped};
 use crate::model::{
     process::ProcessKey,
     profile::{FrameKind, Module},
@@ -121,6 +125,7 @@ pub struct Symbolizer {
     options: SymbolizerOptions,
     cache: Option<DiskCache>,
     remembered: file::Remembered,
+    kernel_code: KernelCode,
     problems: BTreeMap<(Arc<str>, NoSymbol), FileProblem>,
 }
 
@@ -136,16 +141,32 @@ impl Symbolizer {
                 })
                 .ok()
         });
-        Self { options, cache, remembered: file::Remembered::default(), problems: BTreeMap::new() }
+        Self {
+            options,
+            cache,
+            remembered: file::Remembered::default(),
+            kernel_code: KernelCode::default(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// Says what is known of code that comes into the kernel and leaves it.
+    pub fn set_kernel_code(&mut self, code: KernelCode) {
+        self.kernel_code = code;
+    }
+
+    /// Whether DWARF is read from now on, for inlined functions and source lines.
+    pub fn set_reads_dwarf(&mut self, wanted: bool) {
+        self.options.reads_dwarf = wanted;
     }
 
     /// Resolves addresses of processes. The answers are in the same order.
-    pub fn user(&mut self, ledger: &mut Ledger, wanted: &[(ProcessKey, u64)]) -> Vec<Resolved> {
+    pub fn user(&mut self, places: &Places, wanted: &[(ProcessKey, u64)]) -> Vec<Resolved> {
         let mut batch = Batch { answers: vec![None; wanted.len()], ..Batch::default() };
         for (index, (key, address)) in wanted.iter().enumerate() {
             let entry = Wanted { index, key: *key, address: *address, offset: *address, is_unmapped: false };
-            let has_perf_map = ledger.perf_map(*key).is_some();
-            match ledger.resolve(*key, *address) {
+            let has_perf_map = places.perf_map(*key).is_some();
+            match places.resolve(*key, *address) {
                 Ok(mapping) => {
                     let entry = Wanted { offset: mapping.offset_of(*address), ..entry };
                     match &mapping.code {
@@ -181,7 +202,7 @@ impl Symbolizer {
             self.file(&file, entries, &mut batch);
         }
         self.vdso(&mut batch);
-        self.compiled(ledger, &mut batch);
+        self.compiled(places, &mut batch);
         if let Some(cache) = &self.cache
             && let Err(error) = cache.make_room()
         {
@@ -210,7 +231,7 @@ impl Symbolizer {
         let mut addresses = wanted.to_vec();
         addresses.sort_unstable();
         addresses.dedup();
-        let found = kernel::find(&self.options.kallsyms, &addresses);
+        let found = kernel::find(&self.options.kallsyms, &addresses, &self.kernel_code);
         let mut modules: HashMap<Option<String>, Arc<Module>> = HashMap::new();
         let mut module = |name: Option<String>| {
             let path = match &name {
@@ -316,14 +337,14 @@ impl Symbolizer {
         }
     }
 
-    fn compiled(&mut self, ledger: &Ledger, batch: &mut Batch) {
+    fn compiled(&mut self, places: &Places, batch: &mut Batch) {
         let module = Arc::new(Module { path: "[jit]".into(), build_id: None });
         for (key, entries) in std::mem::take(&mut batch.compiled) {
             let mut addresses: Vec<u64> = entries.iter().map(|entry| entry.address).collect();
             addresses.sort_unstable();
             addresses.dedup();
-            let found = ledger.perf_map(key).map(|map| {
-                perf_map::find(&map, &addresses).unwrap_or_else(|error| {
+            let found = places.perf_map(key).map(|map| {
+                perf_map::find(map, &addresses).unwrap_or_else(|error| {
                     tracing::debug!(pid = key.pid, path = map.path, %error, "cannot read a perf map");
                     vec![None; addresses.len()]
                 })

@@ -19,6 +19,9 @@ const PLT_BYTES_MAX: u64 = 8 << 20;
 /// Most bytes of a table of relocations.
 const RELOCATIONS_BYTES_MAX: u64 = 256 << 20;
 
+/// Most stubs of a file that is indexed (on aarch64: most instructions of stubs).
+const STUBS_MAX: u64 = 65_536;
+
 /// The sections that hold stubs.
 const PLT_SECTIONS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
 
@@ -85,6 +88,51 @@ pub(super) fn find(
         names.extend(name.map(|name| (address, name)));
     }
     Ok(names)
+}
+
+/// Names for all stubs of a file: ranges in ascending order.
+///
+/// # Errors
+/// As [`find`], and if there are more stubs than are read.
+pub(super) fn all(
+    source: &(impl Source + ?Sized),
+    headers: &ElfHeaders,
+) -> Result<Vec<(std::ops::Range<u64>, String)>, FileError> {
+    let mut parts = Vec::new();
+    for section in PLT_SECTIONS.iter().filter_map(|name| headers.section(name)) {
+        let step = match headers.machine {
+            Machine::Aarch64 => 4,
+            Machine::X86_64 | Machine::X86 | Machine::Arm => {
+                if section.entry_bytes == 8 {
+                    8
+                } else {
+                    16
+                }
+            }
+        };
+        let count = section.content().1.div_ceil(step);
+        if count > STUBS_MAX {
+            return Err(FileError::TooLarge { what: "number of stubs", size: count, max: STUBS_MAX });
+        }
+        let end = section.address.saturating_add(section.size);
+        parts.extend((0..count).map(|index| {
+            let start = section.address.saturating_add(index * step);
+            start..start.saturating_add(step).min(end)
+        }));
+    }
+    parts.sort_by_key(|part| part.start);
+    let starts: Vec<u64> = parts.iter().map(|part| part.start).collect();
+    let mut names = find(source, headers, &starts)?;
+    let mut stubs: Vec<(std::ops::Range<u64>, String)> = Vec::new();
+    for part in parts {
+        let Some(name) = names.remove(&part.start) else { continue };
+        match stubs.last_mut() {
+            Some((last, known)) if last.end == part.start && *known == name => last.end = part.end,
+            Some((last, _)) if last.end > part.start => {}
+            _ => stubs.push((part, name)),
+        }
+    }
+    Ok(stubs)
 }
 
 /// The symbol and addend of each relocation that is wanted.

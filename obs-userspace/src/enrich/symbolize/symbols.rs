@@ -6,7 +6,7 @@
 use object::elf;
 
 use super::{
-    bytes::{Source, for_each_entry, read_up_to, text_until_nul, u16_at, u32_at, u64_at},
+    bytes::{Source, for_each_entry, read_up_to, u16_at, u32_at, u64_at},
     elf::{ElfHeaders, Section},
     reason::FileError,
 };
@@ -79,14 +79,18 @@ pub(super) fn find(
     Ok(found)
 }
 
+/// A symbol as its table has it.
 #[derive(Clone, Copy, Debug)]
-struct Symbol {
-    start: u64,
-    size: u64,
-    binding: u8,
-    section: u16,
-    name: u32,
-    table: usize,
+pub(super) struct Symbol {
+    pub(super) start: u64,
+    pub(super) size: u64,
+    pub(super) binding: u8,
+    /// The number of its section.
+    pub(super) section: u16,
+    /// Where its name is in the table's names.
+    pub(super) name: u32,
+    /// Which of the tables that are read.
+    pub(super) table: usize,
 }
 
 impl Symbol {
@@ -106,7 +110,7 @@ struct Slot {
 }
 
 /// A symbol that names code, if the entry is one.
-fn decode(entry: &[u8], headers: &ElfHeaders, table: usize) -> Option<Symbol> {
+pub(super) fn decode(entry: &[u8], headers: &ElfHeaders, table: usize) -> Option<Symbol> {
     let (info, section, start, size) = if headers.is_64_bit {
         (entry.get(4).copied()?, u16_at(entry, 6), u64_at(entry, 8), u64_at(entry, 16))
     } else {
@@ -144,14 +148,7 @@ fn note(slots: &mut [Slot], addresses: &[u64], symbol: &Symbol, is_full_table: b
         noted += 1;
         match slot.covering.first().map(|known| known.start.cmp(&symbol.start)) {
             Some(std::cmp::Ordering::Greater) => {}
-            Some(std::cmp::Ordering::Equal) if slot.covering.len() >= ALIASES_MAX => {
-                // Linkers that fold equal functions give one address dozens of names, all but one without size.
-                let sizeless = slot.covering.iter_mut().find(|known| known.size == 0 && symbol.size > 0);
-                if let Some(sizeless) = sizeless {
-                    *sizeless = *symbol;
-                }
-            }
-            Some(std::cmp::Ordering::Equal) => slot.covering.push(*symbol),
+            Some(std::cmp::Ordering::Equal) => add_alias(&mut slot.covering, symbol),
             Some(std::cmp::Ordering::Less) | None => {
                 slot.covering.clear();
                 slot.covering.push(*symbol);
@@ -161,35 +158,59 @@ fn note(slots: &mut [Slot], addresses: &[u64], symbol: &Symbol, is_full_table: b
     noted
 }
 
+/// Adds another symbol for the same code to those that are compared.
+pub(super) fn add_alias(aliases: &mut Vec<Symbol>, symbol: &Symbol) {
+    if aliases.len() < ALIASES_MAX {
+        aliases.push(*symbol);
+    } else if let Some(sizeless) = aliases.iter_mut().find(|known| known.size == 0 && symbol.size > 0) {
+        // Linkers that fold equal functions give one address dozens of names, all but one without size.
+        *sizeless = *symbol;
+    }
+}
+
 /// The name that people know, of several names of the same code: `malloc` rather than `__libc_malloc`.
 fn best_name(
     source: &(impl Source + ?Sized),
     names: &[(u64, u64)],
     symbols: &[Symbol],
 ) -> Result<Option<FoundSymbol>, FileError> {
-    let mut best: Option<(Rank, String)> = None;
-    for symbol in symbols {
-        let Some((offset, length)) = names.get(symbol.table) else { continue };
+    let text = |symbol: &Symbol| {
+        let Some((offset, length)) = names.get(symbol.table) else { return Ok(None) };
         if u64::from(symbol.name) >= *length {
-            continue;
+            return Ok(None);
         }
         let mut bytes = [0; SYMBOL_NAME_BYTES_MAX];
         let room = (length - u64::from(symbol.name)).min(bytes.len() as u64);
         // Most names are short: read little first.
-        let mut name = String::new();
+        let mut name = Vec::new();
         for wanted in [128.min(room), room] {
             let part = &mut bytes[..usize::try_from(wanted).unwrap_or_default()];
             let filled = read_up_to(source, "symbol name", offset.saturating_add(symbol.name.into()), part)?;
-            name = text_until_nul(&part[..filled]);
-            if part[..filled].contains(&0) {
+            let end = part[..filled].iter().position(|byte| *byte == 0);
+            name = part[..end.unwrap_or(filled)].to_vec();
+            if end.is_some() {
                 break;
             }
         }
-        // Marks of code and data within a section, and the assembler's own labels.
+        Ok(Some(name))
+    };
+    Ok(best_of(symbols, text)?.map(|name| FoundSymbol { name }))
+}
+
+/// The best name of several symbols, of which `text` reads each one's. `None` if none of them is for people.
+pub(super) fn best_of(
+    symbols: &[Symbol],
+    text: impl Fn(&Symbol) -> Result<Option<Vec<u8>>, FileError>,
+) -> Result<Option<String>, FileError> {
+    let mut best: Option<(Rank, String)> = None;
+    for symbol in symbols {
+        let Some(bytes) = text(symbol)? else { continue };
+        let mut name = String::from_utf8_lossy(&bytes).into_owned();
         // Separate debug files write the symbol's version behind it: `__libc_start_main@@GLIBC_2.34`.
         if let Some(version) = name.find('@') {
             name.truncate(version);
         }
+        // Marks of code and data within a section, and the assembler's own labels.
         if name.is_empty() || name.starts_with('$') || name.starts_with(".L") {
             continue;
         }
@@ -198,7 +219,7 @@ fn best_name(
             best = Some((rank, name));
         }
     }
-    Ok(best.map(|(_, name)| FoundSymbol { name }))
+    Ok(best.map(|(_, name)| name))
 }
 
 type Rank = (bool, usize, u8, usize);

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    enrich::process::Procfs,
+    enrich::process::{Ledger, Procfs},
     model::process::{BuildId, FileId, MappedRegion, ProcessEvent},
 };
 
@@ -87,7 +87,7 @@ fn process(path: &Path, id: Option<FileId>, build_id: Option<BuildId>) -> Ledger
     ledger
 }
 
-fn quiet() -> SymbolizerOptions {
+pub(super) fn quiet() -> SymbolizerOptions {
     SymbolizerOptions { debug_folders: Vec::new(), ..SymbolizerOptions::default() }
 }
 
@@ -100,12 +100,18 @@ fn names_with(options: SymbolizerOptions, path: &Path, addresses: &[u64]) -> Vec
         headers.segments.iter().find(within).map(|segment| address - segment.address + segment.offset).unwrap()
     };
     let wanted: Vec<(ProcessKey, u64)> = addresses.iter().map(|address| (KEY, offset(address))).collect();
-    let mut ledger = process(path, Some(id_of(path)), None);
-    let resolved = Symbolizer::new(options).user(&mut ledger, &wanted);
+    let ledger = process(path, Some(id_of(path)), None);
+    let resolved = Symbolizer::new(options).user(&ledger.places([KEY]), &wanted);
     for (resolved, address) in resolved.iter().zip(addresses) {
         assert_eq!(resolved.address, *address, "the address in the file comes back");
     }
     resolved
+}
+
+/// Names of places (as offsets) in a file.
+pub(super) fn names_of_places(options: SymbolizerOptions, path: &Path, places: &[u64]) -> Vec<Resolved> {
+    let wanted: Vec<(ProcessKey, u64)> = places.iter().map(|place| (KEY, *place)).collect();
+    Symbolizer::new(options).user(&process(path, Some(id_of(path)), None).places([KEY]), &wanted)
 }
 
 fn functions(resolved: &Resolved) -> Vec<String> {
@@ -310,7 +316,7 @@ fn a_replaced_file_gives_no_names() {
     let wanted = [(KEY, 0x1040)];
     let ask = |id, build_id| {
         let mut symbolizer = Symbolizer::new(quiet());
-        let names = symbolizer.user(&mut process(&path, id, build_id), &wanted).remove(0).names;
+        let names = symbolizer.user(&process(&path, id, build_id).places([KEY]), &wanted).remove(0).names;
         (names, symbolizer.problems())
     };
     assert!(ask(Some(id), None).0.is_ok());
@@ -361,7 +367,7 @@ fn a_deleted_program_that_runs_keeps_its_names() {
     child.wait().unwrap();
     // Only now, after its end, and though another file has its name.
     let wanted = [(key, region.start + main - region.file_offset), (key, vdso.unwrap_or_default())];
-    let found = Symbolizer::new(quiet()).user(&mut ledger, &wanted);
+    let found = Symbolizer::new(quiet()).user(&ledger.places([key]), &wanted);
     assert_eq!(functions(&found[0]), ["main"]);
     assert_eq!(&*found[0].module.as_ref().unwrap().path, path.to_str().unwrap());
     if vdso.is_some() {
@@ -382,25 +388,54 @@ fn names_are_kept_from_run_to_run() {
         std::fs::read_dir(cache.folder.join("names")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(kept.len(), 1);
     assert_eq!(names_with(options.clone(), &path, &addresses), first);
-    // That the second answer came from disk shows when what is there is changed, with the right checksum.
-    let disk = DiskCache::open(&cache).unwrap();
-    let key = kept[0].file_name().unwrap().to_str().unwrap().to_owned();
-    let sources = "dwarf true true, separate false";
-    let mut names = disk.load(&key, sources);
-    assert_eq!(names.len(), addresses.len());
-    names.insert(addresses[0], file::plain_as_is("from disk"));
-    disk.store(&key, sources, &names).unwrap();
-    assert_eq!(functions_name(&names_with(options.clone(), &path, &addresses)[0]).as_deref(), Some("from disk"));
-    // Damaged: as if there were none.
-    std::fs::write(&kept[0], "damaged").unwrap();
+    // The index is remade when it is damaged, wherever that is.
+    let index = std::fs::read(&kept[0]).unwrap();
+    for place in (0..index.len()).step_by(511) {
+        let mut damaged = index.clone();
+        damaged[place] ^= 0x10;
+        std::fs::write(&kept[0], damaged).unwrap();
+        assert_eq!(names_with(options.clone(), &path, &addresses), first, "{place}");
+    }
+    for length in [0, 1, 4_095, 4_096, index.len() / 2, index.len() - 1] {
+        std::fs::write(&kept[0], &index[..length]).unwrap();
+        assert_eq!(names_with(options.clone(), &path, &addresses), first, "{length}");
+    }
+    // What is in another's place is not taken.
+    let other = compile(folder.path(), "other", &["-O1", "-g"]).unwrap();
+    let of_other: Vec<u64> = functions_by_nm(&other, &["-S"]).into_keys().filter(|address| *address != 0).collect();
+    let expected = names_with(quiet(), &other, &of_other);
+    assert_eq!(names_with(options.clone(), &other, &of_other), expected);
+    let names = std::fs::read_dir(cache.folder.join("names")).unwrap().map(|entry| entry.unwrap().path());
+    let place = names.into_iter().find(|path| *path != kept[0]).unwrap();
+    std::fs::write(place, &index).unwrap();
+    assert_eq!(names_with(options.clone(), &other, &of_other), expected);
+    // That names come from disk, and nothing else does, shows when symbols and debug information are overwritten. Only
+    // root's files are known by build id and size alone, so that the file may be changed at all.
+    if std::fs::metadata(&path).unwrap().uid() != 0 {
+        return;
+    }
+    let headers = elf::ElfHeaders::read(&std::fs::File::open(&path).unwrap()).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let is_read =
+        |name: &str| name.starts_with(".debug_") || [".symtab", ".strtab", ".dynsym", ".dynstr"].contains(&name);
+    for section in headers.sections.iter().filter(|section| is_read(&section.name)) {
+        let (offset, length) = section.content();
+        bytes[usize::try_from(offset).unwrap()..][..usize::try_from(length).unwrap()].fill(0);
+    }
+    std::fs::write(&path, &bytes).unwrap();
     assert_eq!(names_with(options, &path, &addresses), first);
+    assert!(
+        names_with(quiet(), &path, &addresses)
+            .iter()
+            .all(|resolved| functions_name(resolved).is_none_or(|name| name == "_start"))
+    );
 }
 
 #[test]
 fn a_mapped_jit_region_without_map_is_its_own_reason() {
-    let mut ledger = process(Path::new("//anon"), None, None);
+    let ledger = process(Path::new("//anon"), None, None);
     let mut symbolizer = Symbolizer::new(quiet());
-    let found = symbolizer.user(&mut ledger, &[(KEY, 0x1234)]);
+    let found = symbolizer.user(&ledger.places([KEY]), &[(KEY, 0x1234)]);
     assert_eq!((found[0].kind, found[0].address), (FrameKind::Jit, 0x1234));
     assert_eq!(found[0].names, Err(NoSymbol::JitWithoutMap));
 }
@@ -437,7 +472,7 @@ fn compiled_code_keeps_its_names_after_its_process_ended() {
     child.kill().unwrap();
     child.wait().unwrap();
     std::fs::remove_file(&map).unwrap();
-    let found = Symbolizer::new(quiet()).user(&mut ledger, &[(key, address), (key, address + (1 << 20))]);
+    let found = Symbolizer::new(quiet()).user(&ledger.places([key]), &[(key, address), (key, address + (1 << 20))]);
     assert_eq!(found[0].kind, FrameKind::Jit);
     assert!(functions(&found[0])[0].contains("obsHot"), "{found:?}");
     assert!(found[1].names.is_err() || !functions(&found[1])[0].contains("obsHot"), "{found:?}");
@@ -484,9 +519,9 @@ mod properties {
             bytes[..16].copy_from_slice(&std::fs::read(path).unwrap()[..16]);
             let path = folder.path().join("bad");
             std::fs::write(&path, &bytes).unwrap();
-            let mut ledger = process(&path, Some(id_of(&path)), None);
+            let ledger = process(&path, Some(id_of(&path)), None);
             let wanted: Vec<(ProcessKey, u64)> = (0..64).map(|place| (KEY, place * 0x81)).collect();
-            prop_assert_eq!(Symbolizer::new(quiet()).user(&mut ledger, &wanted).len(), wanted.len());
+            prop_assert_eq!(Symbolizer::new(quiet()).user(&ledger.places([KEY]), &wanted).len(), wanted.len());
         }
     }
 

@@ -6,6 +6,8 @@ const MISC_CPU_MODE_MASK: u16 = 7;
 const MISC_USER: u16 = 2;
 const MISC_EXEC: u16 = 1 << 13;
 const MISC_MAPPING_HAS_BUILD_ID: u16 = 1 << 14;
+/// `PERF_RECORD_KSYMBOL_FLAGS_UNREGISTER`.
+const KSYMBOL_UNREGISTER: u16 = 1;
 const PROT_EXEC: u32 = 4;
 
 /// Bytes of a record's header: type, misc, size.
@@ -116,6 +118,19 @@ pub enum SidebandEvent {
         /// When.
         time_ns: u64,
     },
+    /// Machine code came into the kernel, or left it: a BPF program, a trampoline.
+    KernelCode {
+        /// First address.
+        start: u64,
+        /// Bytes of it.
+        length_bytes: u32,
+        /// The kernel's name for it.
+        name: Box<[u8]>,
+        /// Whether it came.
+        is_loaded: bool,
+        /// When.
+        time_ns: u64,
+    },
     /// A ring was full.
     Lost {
         /// Records that are missing.
@@ -135,6 +150,7 @@ impl SidebandEvent {
             | Self::Rename { time_ns, .. }
             | Self::Mapped { time_ns, .. }
             | Self::Exited { time_ns, .. }
+            | Self::KernelCode { time_ns, .. }
             | Self::Lost { time_ns, .. } => *time_ns,
         }
     }
@@ -148,7 +164,7 @@ impl SidebandEvent {
             | Self::Rename { pid, .. }
             | Self::Mapped { pid, .. }
             | Self::Exited { pid, .. } => Some(*pid),
-            Self::Lost { .. } => None,
+            Self::KernelCode { .. } | Self::Lost { .. } => None,
         }
     }
 }
@@ -199,6 +215,7 @@ pub fn decode(record: &[u8], build_ids: bool) -> Result<Option<SidebandEvent>, D
         || is(perf_event_type::PERF_RECORD_EXIT)
         || is(perf_event_type::PERF_RECORD_COMM)
         || is(perf_event_type::PERF_RECORD_MMAP2)
+        || is(perf_event_type::PERF_RECORD_KSYMBOL)
         || is(perf_event_type::PERF_RECORD_LOST);
     if !known {
         return Ok(None);
@@ -211,6 +228,13 @@ pub fn decode(record: &[u8], build_ids: bool) -> Result<Option<SidebandEvent>, D
     if is(perf_event_type::PERF_RECORD_LOST) {
         let _event_id = body.u64()?;
         return Ok(Some(SidebandEvent::Lost { count: body.u64()?, time_ns }));
+    }
+    if is(perf_event_type::PERF_RECORD_KSYMBOL) {
+        let (start, length_bytes, kind_and_flags) = (body.u64()?, body.u32()?, body.u32()?);
+        // Two numbers of 16 bits, of which the flags come second.
+        let [_, _, flags @ ..] = kind_and_flags.to_ne_bytes();
+        let is_loaded = u16::from_ne_bytes(flags) & KSYMBOL_UNREGISTER == 0;
+        return Ok(Some(SidebandEvent::KernelCode { start, length_bytes, name: body.text(), is_loaded, time_ns }));
     }
     let pid = body.u32()?;
     if is(perf_event_type::PERF_RECORD_FORK) || is(perf_event_type::PERF_RECORD_EXIT) {

@@ -49,6 +49,7 @@ const FLAG_SAMPLE_ID_ALL: u64 = 1 << 18;
 const FLAG_MMAP2: u64 = 1 << 23;
 const FLAG_COMM_EXEC: u64 = 1 << 24;
 const FLAG_USE_CLOCK: u64 = 1 << 25;
+const FLAG_KSYMBOL: u64 = 1 << 29;
 const FLAG_BUILD_ID: u64 = 1 << 34;
 
 /// The bit of a probe's `config` that makes it fire on return, unless sysfs names another.
@@ -200,7 +201,7 @@ impl PerfEvent {
                 attributes.kind = perf_type_id::PERF_TYPE_SOFTWARE as u32;
                 attributes.config = perf_sw_ids::PERF_COUNT_SW_DUMMY as u64;
                 attributes.flags |= FLAG_MMAP | FLAG_MMAP2 | FLAG_COMM | FLAG_COMM_EXEC | FLAG_TASK;
-                attributes.flags |= FLAG_SAMPLE_ID_ALL | FLAG_USE_CLOCK | FLAG_WATERMARK;
+                attributes.flags |= FLAG_SAMPLE_ID_ALL | FLAG_USE_CLOCK | FLAG_WATERMARK | FLAG_KSYMBOL;
                 attributes.flags |= if build_ids { FLAG_BUILD_ID } else { 0 };
                 attributes.clock = libc::CLOCK_BOOTTIME;
                 attributes.wakeup = wakeup_bytes;

@@ -96,6 +96,7 @@ pub(super) struct Supply {
     by_build_id: HashMap<BuildId, u32>,
     told: HashMap<ProcessKey, Arc<MappingTable>>,
     snapshots: Snapshots,
+    takes_snapshots: bool,
     asked_missed: Instant,
     counts: SupplyCounts,
 }
@@ -120,6 +121,7 @@ impl Supply {
             by_build_id: HashMap::new(),
             told: HashMap::new(),
             snapshots,
+            takes_snapshots: true,
             asked_missed: Instant::now(),
             counts: SupplyCounts::default(),
         })
@@ -192,7 +194,13 @@ impl Supply {
         for key in walked.processes_settled {
             self.maps.settle_process(image_key(key))?;
         }
-        self.maps.allow_snapshots(self.snapshots.allowance())
+        let allowance = if self.takes_snapshots { self.snapshots.allowance() } else { 0 };
+        self.maps.allow_snapshots(allowance)
+    }
+
+    /// Whether the kernel side may send snapshots from the next walk on.
+    pub(super) fn take_snapshots(&mut self, wanted: bool) {
+        self.takes_snapshots = wanted;
     }
 
     /// Whether some snapshots wait for a table that is being built.

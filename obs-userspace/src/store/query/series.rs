@@ -44,9 +44,9 @@ pub enum SeriesValue {
     /// A growing sum: how it stood last, and by how much it grew since the step before.
     Counter {
         /// The last reading.
-        last: u64,
+        last: f64,
         /// The growth; a counter that became smaller had begun again from 0.
-        increase: u64,
+        increase: f64,
     },
     /// A value that goes up and down.
     Gauge {
@@ -100,8 +100,8 @@ pub struct SeriesResult {
 struct Growing {
     kind: SeriesKind,
     /// A counter's reading before.
-    before: Option<u64>,
-    steps: Vec<(u64, u64, Cell, u64)>,
+    before: Option<f64>,
+    steps: Vec<(u64, u64, Cell, f64)>,
 }
 
 impl Reader {
@@ -136,7 +136,7 @@ impl Reader {
     }
 }
 
-fn point((started_unix_ns, windows, cell, increase): (u64, u64, Cell, u64)) -> SeriesPoint {
+fn point((started_unix_ns, windows, cell, increase): (u64, u64, Cell, f64)) -> SeriesPoint {
     let value = match cell {
         Cell::Counter { last, .. } => SeriesValue::Counter { last, increase },
         Cell::Gauge { min, max, sum, last } => SeriesValue::Gauge { min, max, mean: sum / windows.max(1) as f64, last },
@@ -191,26 +191,26 @@ fn read_source(
 
 impl Growing {
     /// By how much a counter grew up to and in what is added now.
-    fn increase(&mut self, cell: &Cell) -> u64 {
+    fn increase(&mut self, cell: &Cell) -> f64 {
         match (self.kind, cell) {
-            (SeriesKind::Counter, Cell::Counter { first, last, increase }) => {
-                let since = self.before.map_or(0, |before| grown(before, *first));
+            (SeriesKind::Counter, Cell::Counter { first, last, lost }) => {
+                let since = self.before.map_or(0.0, |before| grown(before, *first));
                 self.before = Some(*last);
-                increase.saturating_add(since)
+                last - first + lost + since
             }
-            _ => 0,
+            _ => 0.0,
         }
     }
 
     /// Adds to a step. Returns whether a new point was needed, and there was room for it.
-    fn add(&mut self, step: u64, windows: u64, cell: &Cell, increase: u64, has_room: bool) -> bool {
+    fn add(&mut self, step: u64, windows: u64, cell: &Cell, increase: f64, has_room: bool) -> bool {
         // Steps ascend, except where the clock was set back between two blocks.
         match self.steps.binary_search_by_key(&step, |(start, ..)| *start) {
             Ok(index) => {
                 let (_, sum_windows, sum, sum_increase) = &mut self.steps[index];
                 *sum_windows += windows;
                 sum.add(cell);
-                *sum_increase = sum_increase.saturating_add(increase);
+                *sum_increase += increase;
                 false
             }
             Err(index) if has_room => {

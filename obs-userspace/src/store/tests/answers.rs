@@ -231,13 +231,13 @@ fn steps_of_a_counter_add_up_to_its_growth() {
     for number in 0..1000_u64 {
         let since = if number < 500 { number } else { number - 500 };
         let counter = |of: &str, value| Counter { name: "bytes", labels: vec![label("of", of)], value };
-        let counters = vec![counter("a", since * 7), counter("b", 42)];
+        let counters = vec![counter("a", (since * 7) as f64), counter("b", 42.0)];
         store.append(&Window { counters, ..window(number, Vec::new()) }).unwrap();
     }
     for step_ns in [0, 30 * SECOND_NS, 600 * SECOND_NS, 3600 * SECOND_NS] {
         let found = series(&store.reader(), "bytes", Range::ALL, step_ns, vec![equal("of", "a")]);
         assert_eq!(found.len(), 1);
-        let (mut growth, mut windows) = (0, 0);
+        let (mut growth, mut windows) = (0.0, 0);
         for point in &found[0].points {
             let SeriesValue::Counter { increase, .. } = point.value else { panic!("a counter") };
             growth += increase;
@@ -245,7 +245,7 @@ fn steps_of_a_counter_add_up_to_its_growth() {
             assert_eq!(if step_ns > 0 { point.started_unix_ns % step_ns } else { 0 }, 0);
         }
         // 499 steps of 7, then from 0 again 499 of them.
-        assert_eq!((growth, windows), (2 * 499 * 7, 1000), "step {step_ns}");
+        assert_eq!((growth, windows), (f64::from(2 * 499 * 7), 1000), "step {step_ns}");
     }
     // The growth since the reading before the range counts.
     let range = Range { from_unix_ns: START_NS + 100 * WINDOW_NS, to_unix_ns: START_NS + 102 * WINDOW_NS };
@@ -255,7 +255,7 @@ fn steps_of_a_counter_add_up_to_its_growth() {
     let values: Vec<SeriesValue> = a.points.iter().map(|point| point.value.clone()).collect();
     assert_eq!(
         values,
-        [SeriesValue::Counter { last: 700, increase: 7 }, SeriesValue::Counter { last: 707, increase: 7 }]
+        [SeriesValue::Counter { last: 700.0, increase: 7.0 }, SeriesValue::Counter { last: 707.0, increase: 7.0 }]
     );
 }
 

@@ -83,7 +83,7 @@ fn every_flipped_byte_of_a_block_is_found_and_none_panics() {
     for number in 0..70 {
         let mut window = numbered(number);
         window.events = vec![Event { name: "exec", time_ns: 5, process: None, labels: vec![label("a", "b")] }];
-        window.counters = vec![Counter { name: "c", labels: Vec::new(), value: number * number }];
+        window.counters = vec![Counter { name: "c", labels: Vec::new(), value: (number * number) as f64 }];
         store.append(&window).unwrap();
     }
     store.rotate().unwrap();

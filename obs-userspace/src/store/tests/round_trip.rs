@@ -78,7 +78,7 @@ fn any_window() -> impl Strategy<Value = (u64, bool, Window)> {
                 .collect();
             window.counters = counters
                 .into_iter()
-                .map(|(label, value)| Counter { name: "c", labels: vec![("l", label)], value })
+                .map(|(label, value)| Counter { name: "c", labels: vec![("l", label)], value: value as f64 })
                 .collect();
             let event = |(at, label)| Event { name: "e", time_ns: at, process: None, labels: vec![("l", label)] };
             window.events = events.into_iter().map(event).collect();

@@ -56,6 +56,26 @@ fn forks_and_exits_are_read() {
 }
 
 #[test]
+fn code_that_comes_into_the_kernel_and_leaves_it() {
+    let body = |flags: u16| {
+        let kind_and_flags = [1_u16.to_ne_bytes(), flags.to_ne_bytes()].concat();
+        [longs(&[0xffff_ffff_c000_1000]), words(&[256]), kind_and_flags, b"bpf_prog_6de_x\0\0".to_vec()].concat()
+    };
+    for (flags, is_loaded) in [(0, true), (1, false)] {
+        assert_eq!(
+            decode(&record(perf_event_type::PERF_RECORD_KSYMBOL, 0, &[&body(flags)])),
+            Ok(Some(SidebandEvent::KernelCode {
+                start: 0xffff_ffff_c000_1000,
+                length_bytes: 256,
+                name: b"bpf_prog_6de_x".as_slice().into(),
+                is_loaded,
+                time_ns: TIME_NS
+            }))
+        );
+    }
+}
+
+#[test]
 fn names_tell_exec_from_rename() {
     let body = [words(&[10, 11]), b"bash\0\0\0\0".to_vec()].concat();
     let name: Box<[u8]> = (*b"bash").into();

@@ -2,15 +2,19 @@
 //! call frame information.
 //!
 //! It follows `obs_unwind::unwind::step`, which says the same for tests and without a kernel. Per frame: which mapping
-//! holds the address, which row of the file's table, which rule; then one or two reads of the stack.
+//! holds the address (here), which row of the file's table and which rule (`table`); then one or two reads of the stack
+//! (`memory`).
 //!
 //! **Invariant:** the walk is a callback that the kernel calls a bounded number of times, so what the verifier has to
 //! look at does not grow with the depth of stacks.
 
+mod memory;
+mod table;
+
 use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
-    helpers::{bpf_probe_read_user, generated::bpf_loop},
+    helpers::generated::bpf_loop,
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
 };
@@ -18,16 +22,14 @@ use core::ffi::c_void;
 use obs_common::{
     limits::USER_FRAMES_MAX,
     stack::{FRAME_BY_POINTER, FRAME_EXACT, ImageKey, StackEnd},
-    unwind_map::{
-        ARENA_BLOCK_WORDS, FILE_NONE, FILES_MAX, FileTable, MAPPING_SEARCH_STEPS, MAPPINGS_MAX, Mapping, PAGES_NEVER,
-        PROCESSES_MAX, ProcessMappings,
-    },
-    unwind_row::{
-        self, CfaKind, FRAME_POINTER_RULE, FpKind, OTHER_STACK, PAGE_BITS, PAGE_MASK, RA_SIGNED, RBX, RBX_LOST,
-        RBX_UNCHANGED, RaKind, SEARCH_STEPS_MAX, row_pc, row_rule,
-    },
+    unwind_map::{FILE_NONE, MAPPING_SEARCH_STEPS, MAPPINGS_MAX, Mapping, PROCESSES_MAX, ProcessMappings},
+    unwind_row::{self, CfaKind, FpKind, OTHER_STACK, RA_SIGNED, RBX, RBX_LOST, RBX_UNCHANGED, RaKind},
 };
 
+use self::{
+    memory::{Window, read},
+    table::{FRAME_POINTER, RememberedRules, Rule, find_rule},
+};
 use crate::{
     registers::Registers,
     stack::{HASH_SEED, mix},
@@ -35,15 +37,8 @@ use crate::{
     verifier::forget_u32,
 };
 
-/// One block; user space sets how many there are when it loads the object.
-type ArenaBlock = [u32; ARENA_BLOCK_WORDS];
-
-#[map]
-static UNWIND_ARENA: Array<ArenaBlock> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static UNWIND_MAPPINGS: Array<Mapping> = Array::with_max_entries(MAPPINGS_MAX, BPF_F_MMAPABLE);
-#[map]
-static UNWIND_FILES: Array<FileTable> = Array::with_max_entries(FILES_MAX, 0);
 #[map]
 static UNWIND_PROCESSES: HashMap<ImageKey, ProcessMappings> = HashMap::with_max_entries(PROCESSES_MAX, 0);
 /// Slot 0: a number that user space raises now and then, to learn which tables are in use.
@@ -83,12 +78,14 @@ struct Walk {
     end: u32,
     epoch: u32,
     reserved: u32,
+    window: Window,
 }
 
 /// What the kernel hands to the callback.
 #[repr(C)]
 struct Context {
     walk: *mut Walk,
+    remembered: RememberedRules,
     registers: Registers,
     frames: *mut [u64; USER_FRAMES_MAX],
 }
@@ -109,7 +106,7 @@ pub(crate) struct Walked {
 /// Walks the user stack of a task from the given registers and writes its frames.
 #[inline(always)]
 pub(crate) fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *mut [u64; USER_FRAMES_MAX]) -> Walked {
-    let Some(walk) = UNWIND_WALK.get_ptr_mut(0) else {
+    let (Some(walk), Some(remembered)) = (UNWIND_WALK.get_ptr_mut(0), RememberedRules::of_this_cpu()) else {
         return Walked { frames_count: 0, end: StackEnd::WalkFailed, is_unsupplied: false, sum: HASH_SEED };
     };
     let mappings = match mappings_of(task, image) {
@@ -132,6 +129,7 @@ pub(crate) fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *
         (*walk).mappings_count = mappings.count;
         (*walk).end = StackEnd::TooDeep as u32;
         (*walk).marks = FRAME_EXACT;
+        (*walk).window.close();
         (*walk).epoch = UNWIND_EPOCH.get(0).copied().unwrap_or(0);
     }
     if mappings.count == 0 {
@@ -141,7 +139,7 @@ pub(crate) fn walk(task: Task, image: &ImageKey, registers: Registers, frames: *
         let sum = mix(HASH_SEED, registers.ip());
         return Walked { frames_count: 1, end: StackEnd::NoProcessTable, is_unsupplied: mappings.is_settled == 0, sum };
     }
-    let mut context = Context { walk, registers, frames };
+    let mut context = Context { walk, remembered, registers, frames };
     if HAS_LOOP_HELPER.load() == 0 {
         for _ in 0..UNROLLED_FRAMES_MAX {
             if frame(&mut context) != 0 {
@@ -210,8 +208,8 @@ fn frame(context: &mut Context) -> i64 {
     if file == FILE_NONE {
         return apply(walk, context.registers, &FRAME_POINTER);
     }
-    let rule = match find_rule(walk, file, address.wrapping_sub(walk.mapping.bias)) {
-        Ok(rule) => rule,
+    let rule = match find_rule(walk.epoch, context.remembered, file, address.wrapping_sub(walk.mapping.bias)) {
+        Ok(rule) => Rule::from(rule),
         Err(end) => return finish(walk, end),
     };
     apply(walk, context.registers, &rule)
@@ -252,97 +250,6 @@ fn find_mapping(walk: &mut Walk, address: u64) -> bool {
     // SAFETY: as above.
     walk.mapping = unsafe { *mapping };
     address < walk.mapping.end
-}
-
-/// A word of the arena.
-#[inline(always)]
-fn word(position: u32) -> Option<u32> {
-    let block = UNWIND_ARENA.get_ptr(position / ARENA_BLOCK_WORDS as u32)?;
-    let place = position as usize & (ARENA_BLOCK_WORDS - 1);
-    // SAFETY: `place` is below the length of a block.
-    Some(unsafe { block.cast::<u32>().add(place).read() })
-}
-
-/// The three words of a rule, its offsets in bytes; see `obs_common::unwind_row::Rule`.
-struct Rule {
-    cfa_offset: i64,
-    fp_offset: i64,
-    ra_offset: i64,
-    cfa_kind: u8,
-    fp_kind: u8,
-    ra_kind: u8,
-    arg: u8,
-}
-
-/// The rule of a file's own address.
-#[inline(always)]
-fn find_rule(walk: &Walk, file: u32, address: u64) -> Result<Rule, StackEnd> {
-    let Some(table) = UNWIND_FILES.get_ptr_mut(file) else { return Err(StackEnd::NoFileTable) };
-    // SAFETY: an element of an array stays valid. The epoch is a hint that several CPUs may write.
-    let (first_page, pages_count, pages_at, rows_at, rules_at) = unsafe {
-        if (*table).used_epoch != walk.epoch {
-            (*table).used_epoch = walk.epoch;
-        }
-        ((*table).first_page, (*table).pages_count, (*table).pages_at, (*table).rows_at, (*table).rules_at)
-    };
-    if pages_count == 0 {
-        return Err(StackEnd::TableNotReady);
-    }
-    if pages_count == PAGES_NEVER {
-        return Err(StackEnd::NoFileTable);
-    }
-    let page = (address >> PAGE_BITS).wrapping_sub(u64::from(first_page));
-    if page >= u64::from(pages_count) {
-        return Err(StackEnd::NoRow);
-    }
-    let pages_at = pages_at.wrapping_add(page as u32);
-    find_in_page(pages_at, rows_at, rules_at, address as u32 & PAGE_MASK).ok_or(StackEnd::NoRow)
-}
-
-/// The rule at a place within a page; `None` only if the table leads outside of the arena.
-#[inline(always)]
-fn find_in_page(pages_at: u32, rows_at: u32, rules_at: u32, pc: u32) -> Option<Rule> {
-    let mut low = word(pages_at)?;
-    let mut high = word(pages_at.wrapping_add(1))?;
-    for _ in 0..SEARCH_STEPS_MAX {
-        (low, high) = (forget_u32(low), forget_u32(high));
-        if low >= high {
-            break;
-        }
-        let middle = low + ((high - low) >> 1);
-        if row_pc(word(rows_at.wrapping_add(middle))?) <= pc {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    // The row before: of this page, or the one that holds over from the page before.
-    let row = word(rows_at.wrapping_add(low).wrapping_sub(1))?;
-    let at = rules_at.wrapping_add(row_rule(row) * 3);
-    let (cfa_offset, offsets, kinds) = (word(at)?, word(at.wrapping_add(1))?, word(at.wrapping_add(2))?);
-    Some(Rule {
-        cfa_offset: i64::from(cfa_offset as i32),
-        fp_offset: i64::from(offsets as i16) * 8,
-        ra_offset: i64::from((offsets >> 16) as i16) * 8,
-        cfa_kind: kinds as u8,
-        fp_kind: (kinds >> 8) as u8,
-        ra_kind: (kinds >> 16) as u8,
-        arg: (kinds >> 24) as u8,
-    })
-}
-
-/// The convention that most just-in-time compilers keep.
-const FRAME_POINTER: Rule = {
-    let unwind_row::Rule { cfa_offset, fp_offset, ra_offset, cfa_kind, fp_kind, ra_kind, arg } = FRAME_POINTER_RULE;
-    let (fp_offset, ra_offset) = (fp_offset as i64 * 8, ra_offset as i64 * 8);
-    Rule { cfa_offset: cfa_offset as i64, fp_offset, ra_offset, cfa_kind, fp_kind, ra_kind, arg }
-};
-
-/// Reads a word of the user's memory.
-#[inline(always)]
-fn read(address: u64) -> Option<u64> {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
 }
 
 /// Finds the caller's frame by a rule.
@@ -399,41 +306,30 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule) -> i64 {
     let fp_in_memory =
         rule.fp_kind == FpKind::AtCfa as u8 || rule.fp_kind == FpKind::AtFp as u8 || rule.fp_kind == FpKind::AtSp as u8;
 
-    let (ra, fp) = if fp_in_memory && ra_kind == RaKind::AtCfa as u8 && ra_at == fp_at.wrapping_add(8) {
-        // Side by side, as most compilers put them: one read instead of two.
-        // SAFETY: the helper checks the address.
-        match unsafe { bpf_probe_read_user(fp_at as *const [u64; 2]) } {
-            Ok([fp, ra]) => (ra, fp),
-            Err(_) => return finish(walk, StackEnd::ReadFailed),
+    // The frame pointer first: it usually lies below the return address, and the window begins at what is read first.
+    let fp = if fp_in_memory {
+        walk.window.read(fp_at)
+    } else if rule.fp_kind == FpKind::Unchanged as u8 {
+        Some(walk.fp)
+    } else if rule.fp_kind == FpKind::Register as u8 {
+        // A register that is not known costs the frame pointer, which the caller may not need.
+        Some(register(walk, registers, (rule.fp_offset >> 3) as u8).unwrap_or(0))
+    } else {
+        Some(0)
+    };
+    let ra = if ra_kind == RaKind::AtCfa as u8 {
+        walk.window.read(ra_at)
+    } else if ra_kind == RaKind::LinkRegister as u8 && is_exact {
+        Some(walk.lr)
+    } else if ra_kind == RaKind::Register as u8 {
+        match register(walk, registers, (rule.ra_offset >> 3) as u8) {
+            Some(ra) => Some(ra),
+            None => return finish(walk, StackEnd::UnsupportedRule),
         }
     } else {
-        let ra = if ra_kind == RaKind::AtCfa as u8 {
-            read(ra_at)
-        } else if ra_kind == RaKind::LinkRegister as u8 && is_exact {
-            Some(walk.lr)
-        } else if ra_kind == RaKind::Register as u8 {
-            match register(walk, registers, (rule.ra_offset >> 3) as u8) {
-                Some(ra) => Some(ra),
-                None => return finish(walk, StackEnd::UnsupportedRule),
-            }
-        } else {
-            return finish(walk, StackEnd::UnsupportedRule);
-        };
-        let fp = if fp_in_memory {
-            read(fp_at)
-        } else if rule.fp_kind == FpKind::Unchanged as u8 {
-            Some(walk.fp)
-        } else if rule.fp_kind == FpKind::Register as u8 {
-            // A register that is not known costs the frame pointer, which the caller may not need.
-            Some(register(walk, registers, (rule.fp_offset >> 3) as u8).unwrap_or(0))
-        } else {
-            Some(0)
-        };
-        match (ra, fp) {
-            (Some(ra), Some(fp)) => (ra, fp),
-            _ => return finish(walk, StackEnd::ReadFailed),
-        }
+        return finish(walk, StackEnd::UnsupportedRule);
     };
+    let (Some(ra), Some(fp)) = (ra, fp) else { return finish(walk, StackEnd::ReadFailed) };
     let ra = if rule.ra_kind & RA_SIGNED != 0 { ra & unwind_row::AARCH64_ADDRESS } else { ra };
     if ra == 0 {
         return finish(walk, StackEnd::ReturnAddressZero);
@@ -445,7 +341,7 @@ fn apply(walk: &mut Walk, registers: Registers, rule: &Rule) -> i64 {
     } else if rule.arg == RBX_UNCHANGED {
         register(walk, registers, RBX).unwrap_or(0)
     } else {
-        read(cfa.wrapping_sub(u64::from(rule.arg) * 8)).unwrap_or(0)
+        walk.window.read(cfa.wrapping_sub(u64::from(rule.arg) * 8)).unwrap_or(0)
     };
     walk.ip = ra;
     walk.sp = cfa;

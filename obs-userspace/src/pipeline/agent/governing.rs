@@ -1,0 +1,165 @@
+//! What obs costs, and what it gives up when that is too much.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    kernel::read::{RunTimeStats, map_memory_bytes},
+    telemetry::{
+        cost::{self, CpuMeter},
+        governor::{Change, Governor, Policy, Shed, Usage},
+        host,
+        self_metrics::{CPU_TIME, PROGRAM_RUNS, Registry},
+    },
+    web::{AgentCost, AgentStatus, ShedStep},
+};
+
+use super::keeper::Shared;
+
+/// Of so many judgements, one has the kernel measure how long programs run: it counts for every BPF program of the host while it
+/// does, which costs all of them a little.
+const MEASURED_EVERY: u32 = 6;
+
+/// What is to be done with those who measure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Orders {
+    /// What is shed.
+    pub(super) shed: Vec<Shed>,
+    /// Whether nothing is to be measured at all.
+    pub(super) is_paused: bool,
+}
+
+/// Judges what obs costs, and says what to do.
+pub(super) struct Governing {
+    governor: Governor,
+    meter: CpuMeter,
+    bpf: BpfCost,
+    registry: Registry,
+    shared: Arc<Shared>,
+    usage: Usage,
+    cpus: usize,
+}
+
+impl Governing {
+    pub(super) fn new(policy: Policy, registry: Registry, shared: Arc<Shared>) -> Self {
+        Self {
+            governor: Governor::new(policy, &[]),
+            meter: CpuMeter::new(Instant::now(), cost::cpu_time(), Some(Duration::ZERO)),
+            bpf: BpfCost::default(),
+            registry,
+            shared,
+            usage: Usage::default(),
+            cpus: host::cpus(),
+        }
+    }
+
+    pub(super) fn set_policy(&mut self, policy: Policy) {
+        self.governor.set_policy(policy);
+    }
+
+    /// Judges. `runs` is how often the programs ran so far, and `measured` what the kernel counted of them while it was asked to.
+    pub(super) fn judge(&mut self, runs: u64, measured: ProgramTime) -> Orders {
+        let (user, bpf) = (cost::cpu_time(), self.bpf.look(runs, measured));
+        let shares = self.meter.look(Instant::now(), user, bpf, self.cpus);
+        let host::HostDistress { load_per_core, memory_pressure, memory_available } = host::read();
+        self.usage = Usage {
+            user_cpu_share: shares.map(|shares| shares.user),
+            bpf_cpu_share: shares.and_then(|shares| shares.bpf),
+            rss_bytes: cost::rss_bytes(),
+            map_bytes: map_memory_bytes().ok(),
+            load_per_core,
+            memory_pressure,
+            memory_available,
+        };
+        for change in self.governor.tick(&self.usage) {
+            match change {
+                Change::Shed { .. } | Change::Paused { .. } => tracing::warn!("{change}"),
+                Change::Exhausted { .. } => tracing::error!("{change}"),
+                Change::TakenBack { .. } | Change::Resumed => tracing::info!("{change}"),
+            }
+        }
+        self.governor.publish(&self.usage, &self.registry);
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.registry.counter(&CPU_TIME, &["user"]).raise_to(nanoseconds(user));
+        if let Some(bpf) = bpf {
+            self.registry.counter(&CPU_TIME, &["bpf"]).raise_to(nanoseconds(bpf));
+        }
+        self.registry.counter(&PROGRAM_RUNS, &["cpu", "cpu_sample"]).raise_to(runs);
+        self.orders()
+    }
+
+    /// What was measured at the last judgement, and what is shed, for people.
+    pub(super) fn tell(&self, status: &mut AgentStatus) {
+        let policy = self.governor.policy();
+        status.cost = AgentCost {
+            user_cpu_share: self.usage.user_cpu_share,
+            bpf_cpu_share: self.usage.bpf_cpu_share,
+            cpu_share_max: Some(policy.cpu_share_max),
+            rss_bytes: self.usage.rss_bytes,
+            map_bytes: self.usage.map_bytes,
+            memory_bytes_max: Some(policy.memory_bytes_max),
+        };
+        let shed = self.governor.shed();
+        let steps = self.governor.steps().iter().filter(|step| shed.contains(&step.shed));
+        status.shed = steps
+            .map(|step| ShedStep {
+                step: step.shed.name().to_owned(),
+                reason: step.effect.to_owned(),
+                since_unix_ns: None,
+            })
+            .collect();
+        status.paused = self.governor.paused().map(|because| because.to_string());
+    }
+
+    /// What holds since the last judgement.
+    pub(super) fn orders(&self) -> Orders {
+        let shed = self.governor.shed();
+        self.shared.plain_names.store(shed.contains(&Shed::SymbolDetails), Ordering::Relaxed);
+        self.shared.no_processes.store(shed.contains(&Shed::ProcessResources), Ordering::Relaxed);
+        Orders { shed, is_paused: self.governor.paused().is_some() }
+    }
+}
+
+/// What the kernel counted of programs while it was asked to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ProgramTime {
+    pub(super) runs: u64,
+    pub(super) nanoseconds: u64,
+}
+
+/// CPU time of the BPF programs: how often they ran, which they count themselves, times how long a run takes, which the kernel
+/// measures now and then.
+#[derive(Default)]
+struct BpfCost {
+    judgements: u32,
+    stats: Option<RunTimeStats>,
+    measured: ProgramTime,
+    nanoseconds_a_run: Option<f64>,
+    runs: u64,
+    total: f64,
+}
+
+impl BpfCost {
+    /// The time so far; `None` while nothing was measured yet.
+    fn look(&mut self, runs: u64, measured: ProgramTime) -> Option<Duration> {
+        if self.stats.take().is_some() {
+            let (runs, nanoseconds) =
+                (measured.runs - self.measured.runs, measured.nanoseconds - self.measured.nanoseconds);
+            if runs > 0 {
+                self.nanoseconds_a_run = Some(nanoseconds as f64 / runs as f64);
+            }
+        }
+        if self.judgements.is_multiple_of(MEASURED_EVERY) {
+            self.measured = measured;
+            // A kernel that cannot is before 5.8, which is not supported; without the right nothing else works either.
+            self.stats = RunTimeStats::enable().ok();
+        }
+        self.judgements = self.judgements.wrapping_add(1);
+        let new_runs = runs.saturating_sub(self.runs);
+        self.runs = runs;
+        self.total += new_runs as f64 * self.nanoseconds_a_run?;
+        Some(Duration::from_nanos(self.total as u64))
+    }
+}

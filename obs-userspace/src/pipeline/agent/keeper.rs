@@ -1,0 +1,282 @@
+//! The second half of the agent: reads resources, finds names, and keeps each window on disk.
+//!
+//! It has a thread of its own, so that nobody waits for DWARF or for a disk while the kernel has something to say. Between the two
+//! is a bounded queue; while it is full, the window that is being measured goes on.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+use crate::{
+    collect::resources::{Resources, Roots},
+    config::agent::AgentConfig,
+    enrich::{
+        build::{BuiltProfile, Gathered},
+        symbolize::{KernelCode, Symbolizer},
+    },
+    kernel::sys::jited::jited_functions,
+    model::record::{Event, Record},
+    store::{Reader, Store, StoreOptions, Window},
+    telemetry::self_metrics::{Registry, Stage},
+};
+
+use super::options;
+
+/// Most windows that wait for their names. One is being named meanwhile.
+const WAITING_MAX: usize = 2;
+
+/// What was measured in a window, before it has names.
+pub(super) struct Measured {
+    /// When the window began, in nanoseconds since 1970.
+    pub(super) started_unix_ns: u64,
+    /// How long it was, in nanoseconds.
+    pub(super) duration_ns: u64,
+    /// Samples of each collector.
+    pub(super) samples: Vec<Gathered>,
+    /// Code that came into the kernel or left it.
+    pub(super) kernel_code: KernelCode,
+    /// What happened.
+    pub(super) events: Vec<Event>,
+}
+
+/// What the thread is told.
+enum Message {
+    Window(Measured),
+    Settings(Box<AgentConfig>),
+}
+
+/// What may change while the agent runs, and what others may want to know.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// Whether DWARF is left alone.
+    pub(super) plain_names: AtomicBool,
+    /// Whether only the host and its containers are read, not each process.
+    pub(super) no_processes: AtomicBool,
+    /// Resources, as they were at the end of the last window.
+    pub(super) resources: Mutex<Arc<Vec<Record>>>,
+}
+
+/// The thread, and the queue to it.
+pub(super) struct Keeper {
+    queue: Option<SyncSender<Message>>,
+    /// Messages in the queue.
+    waiting: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+    reader: Reader,
+    stage: Stage,
+}
+
+impl Keeper {
+    /// Opens the state folder and starts the thread.
+    pub(super) fn start(config: &AgentConfig, registry: &Registry, shared: Arc<Shared>) -> anyhow::Result<Self> {
+        let store = open(config)?;
+        let reader = store.reader();
+        let (queue, measured) = sync_channel(WAITING_MAX);
+        let stage = registry.stage("keep");
+        let work = Work {
+            store,
+            symbolizer: Symbolizer::new(options::symbolizer(config)),
+            resources: resources(config),
+            registry: registry.clone(),
+            stage: stage.clone(),
+            shared,
+        };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::clone(&waiting);
+        let thread = std::thread::Builder::new().name("obs-keeper".to_owned());
+        let thread = thread.spawn(move || work.run(&measured, &taken)).context("cannot start a thread")?;
+        Ok(Self { queue: Some(queue), waiting, thread: Some(thread), reader, stage })
+    }
+
+    /// Reads what was kept.
+    pub(super) fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Whether there is no room for a window now.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= WAITING_MAX
+    }
+
+    /// Hands a window on; what finds no room is lost, and counted.
+    pub(super) fn keep(&self, measured: Measured) {
+        self.stage.received.add(1);
+        if let Err(why) = self.send(Message::Window(measured)) {
+            self.stage.dropped(why).add(1);
+            tracing::error!(cause = why, "a window was lost: it could not be handed on to be named and written");
+        }
+    }
+
+    /// Works by other settings from the next window on.
+    pub(super) fn reconfigure(&self, config: &AgentConfig) {
+        if self.send(Message::Settings(Box::new(config.clone()))).is_err() {
+            tracing::error!(
+                "the new settings of the history and of resources are not in force: windows are waiting; try again"
+            );
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), &'static str> {
+        let queue = self.queue.as_ref().ok_or("stopped")?;
+        // Before it can be taken out.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        queue.try_send(message).map_err(|error| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => "queue-full",
+                TrySendError::Disconnected(_) => "stopped",
+            }
+        })
+    }
+
+    /// Whether the thread still works.
+    pub(super) fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Lets the thread finish what waits, at most so long. Whether it did.
+    pub(super) fn stop(&mut self, at_most: Duration) -> bool {
+        self.queue = None;
+        let since = Instant::now();
+        while self.is_alive() {
+            if since.elapsed() >= at_most {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+    }
+}
+
+fn resources(config: &AgentConfig) -> Option<Resources> {
+    config.resources.enabled.then(|| Resources::new(&Roots::default(), options::resources(config)))
+}
+
+fn open(config: &AgentConfig) -> anyhow::Result<Store> {
+    let options = StoreOptions {
+        retention_seconds: config.store.retention_age.as_secs(),
+        retention_bytes: config.store.retention_bytes.bytes(),
+        block_seconds: u32::try_from(config.store.block_length.as_secs()).unwrap_or(u32::MAX),
+        boot_id: boot_id(),
+        ..StoreOptions::default()
+    };
+    let options = StoreOptions { windows_seconds: options.retention_seconds, ..options };
+    let store = Store::open(&config.state_dir, options)?;
+    let recovery = store.recovery();
+    if recovery.torn_files > 0 {
+        tracing::warn!(bytes = recovery.torn_bytes, "cut off a window that an earlier run had not finished writing");
+    }
+    for (path, why) in &recovery.unreadable {
+        tracing::error!(path = %path.display(), why, "cannot read a file of the history; it is left as it is");
+    }
+    Ok(store)
+}
+
+/// Which start of the machine this is; zeroes if the kernel does not say.
+fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
+}
+
+/// What the thread works with.
+struct Work {
+    store: Store,
+    symbolizer: Symbolizer,
+    resources: Option<Resources>,
+    registry: Registry,
+    stage: Stage,
+    shared: Arc<Shared>,
+}
+
+impl Work {
+    /// Until the other side hangs up.
+    fn run(mut self, queue: &Receiver<Message>, waiting: &AtomicUsize) {
+        while let Ok(message) = queue.recv() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            match message {
+                Message::Window(measured) => {
+                    let since = Instant::now();
+                    self.keep(measured);
+                    self.stage.latency.observe(since.elapsed());
+                }
+                Message::Settings(config) => self.reconfigure(&config),
+            }
+        }
+        if let Err(error) = self.store.flush() {
+            tracing::error!(%error, "the last windows may not be on disk");
+        }
+    }
+
+    fn reconfigure(&mut self, config: &AgentConfig) {
+        self.store.set_retention(config.store.retention_age.as_secs(), config.store.retention_bytes.bytes());
+        self.resources = resources(config);
+    }
+
+    fn keep(&mut self, measured: Measured) {
+        let Measured { started_unix_ns, duration_ns, samples, mut kernel_code, events } = measured;
+        let mut records = Vec::new();
+        if let Some(resources) = &mut self.resources {
+            let report = if self.shared.no_processes.load(Ordering::Relaxed) {
+                resources.read_host(&mut records)
+            } else {
+                resources.read_all(&mut records)
+            };
+            for (what, count) in report.read_errors {
+                tracing::debug!(what, count, "resources could not be read");
+            }
+        }
+        self.symbolizer.set_reads_dwarf(!self.shared.plain_names.load(Ordering::Relaxed));
+        if let Ok(functions) = jited_functions() {
+            kernel_code.set_loaded(functions);
+        }
+        self.symbolizer.set_kernel_code(kernel_code);
+
+        let mut window =
+            Window { started_unix_ns, duration_ns, boot_unix_ns: boot_unix_ns(), events, ..Window::default() };
+        for gathered in samples {
+            let BuiltProfile { profile, .. } = gathered.name(&mut self.symbolizer, started_unix_ns, duration_ns);
+            window.profiles.push(profile);
+        }
+        for record in records.iter().chain(&self.registry.snapshot()) {
+            match record.clone() {
+                Record::Counter(counter) => window.counters.push(counter),
+                Record::Gauge(gauge) => window.gauges.push(gauge),
+                Record::Histogram(histogram) => window.histograms.push(histogram),
+                Record::Event(event) => window.events.push(event),
+                // Profiles were made of these.
+                Record::StackSample(_) => {}
+            }
+        }
+        match self.store.append(&window) {
+            Ok(appended) => {
+                self.stage.sent.add(1);
+                self.stage.dropped("too-many-events").add(appended.events_dropped);
+            }
+            Err(error) => {
+                self.stage.errors.add(1);
+                tracing::error!(%error, "a window was lost: it cannot be written");
+            }
+        }
+        *self.shared.resources.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(records);
+    }
+}
+
+/// When the boot-time clock was 0, in nanoseconds since 1970.
+fn boot_unix_ns() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let ns = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+    };
+    ns(ClockId::Realtime).saturating_sub(ns(ClockId::Boottime))
+}

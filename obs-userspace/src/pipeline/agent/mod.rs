@@ -1,0 +1,463 @@
+//! The agent: measures the whole host all the time, in windows of ten seconds, and keeps them.
+//!
+//! This thread looks at the kernel, as in a recording. At the end of a window it hands what was measured to the keeper's thread,
+//! which finds names and writes; and now and then it judges what obs costs.
+
+mod governing;
+mod keeper;
+mod options;
+mod serve;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+
+pub use self::options::known_collectors;
+use self::{
+    governing::{Governing, Orders, ProgramTime},
+    keeper::{Keeper, Measured, Shared},
+};
+use super::{
+    session::{History, Session},
+    signals::AgentSignals,
+};
+use crate::{
+    collect::{COLLECTORS, CollectorSpec},
+    config::agent::{self, AgentConfig, ConfigErrors, Loaded},
+    config::sampling::Frequency,
+    enrich::build::{BuildOptions, ProfileBuilder, ValueSource},
+    model::{profile::FrameDetail, record::Record},
+    telemetry::{
+        governor::sampling_hertz,
+        log,
+        self_metrics::{COLLECTOR_RUNNING, Registry, SAMPLES_LOST, STARTED, Stage},
+    },
+    web::{AgentStatus, CollectorStatus, Health, HealthBoard, Loss, Need, Server},
+};
+
+/// How often counts are taken out of the kernel.
+const DRAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the end may take.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// How much of it answers may take that are under way.
+const SERVER_STOP_MAX: Duration = Duration::from_secs(1);
+
+/// Components, as `/health/detailed` names them.
+const STORE: &str = "store";
+const SAMPLER: &str = "collector.cpu";
+
+/// How long processes that have ended are remembered: longer than any stack of theirs may wait for its names.
+const ENDED_KEPT: Duration = Duration::from_secs(30);
+
+/// Runs until a signal ends it. `reload` reads the configuration again.
+///
+/// # Errors
+/// If the state folder cannot be had, or the log cannot be opened. A collector that cannot run is no error.
+pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>) -> anyhow::Result<()> {
+    let Loaded { config, file, warnings } = loaded;
+    let log = log::start(&options::log(&config.log)).context("cannot open the log")?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let signals = AgentSignals::listen().context("cannot listen for signals")?;
+    let registry = Registry::default();
+    registry.gauge(&STARTED, &[]).set(since_1970().as_secs_f64());
+    let shared = Arc::new(Shared::default());
+    let keeper = Keeper::start(&config, &registry, Arc::clone(&shared))?;
+    let state_dir = config.state_dir.display();
+    match &file {
+        Some(file) => tracing::info!(config = %file.display(), %state_dir, "the agent starts"),
+        None => tracing::info!(%state_dir, "the agent starts with its default configuration"),
+    }
+    let (log, health) = (Arc::new(log), Arc::new(HealthBoard::new()));
+    health.declare(STORE, Need::Required);
+    health.declare(SAMPLER, if Sampler::wanted(&config) { Need::Required } else { Need::Optional });
+    let status = Arc::new(Mutex::new(AgentStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: Some(rustix::system::uname().nodename().to_string_lossy().into_owned()),
+        started_unix_ns: nanoseconds(since_1970()),
+        window_ns: nanoseconds(config.window),
+        ..AgentStatus::default()
+    }));
+    let shown = serve::Shown {
+        reader: keeper.reader(),
+        registry: registry.clone(),
+        shared: Arc::clone(&shared),
+        status: Arc::clone(&status),
+        health: Arc::clone(&health),
+        log: Arc::clone(&log),
+    };
+    let server = serve::start(&config, shown)?;
+    tracing::info!(url = server.url(), "the page, the API and the metrics are served");
+    let mut agent = Agent {
+        governing: Governing::new(options::policy(&config.governor), registry.clone(), shared),
+        sampler: Sampler::start(&config, &registry),
+        server,
+        status,
+        health,
+        stage: registry.stage("collect"),
+        registry,
+        keeper,
+        config,
+        log,
+    };
+    agent.work(&signals, reload)?;
+    agent.stop();
+    Ok(())
+}
+
+struct Agent {
+    config: AgentConfig,
+    registry: Registry,
+    stage: Stage,
+    keeper: Keeper,
+    governing: Governing,
+    /// `None` if this kernel does not let it run, or nobody wants it.
+    sampler: Option<Sampler>,
+    server: Server,
+    status: Arc<Mutex<AgentStatus>>,
+    health: Arc<HealthBoard>,
+    log: Arc<log::Log>,
+}
+
+impl Agent {
+    fn work(
+        &mut self,
+        signals: &AgentSignals,
+        reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>,
+    ) -> anyhow::Result<()> {
+        let mut window = Span::begin(self.config.window);
+        self.report();
+        let (mut drained, mut judged) = (Instant::now(), Instant::now());
+        loop {
+            let until_judged = self.config.governor.interval.saturating_sub(judged.elapsed());
+            let timeout = window.left().min(DRAIN_EVERY.saturating_sub(drained.elapsed())).min(until_judged);
+            match &mut self.sampler {
+                Some(sampler) => {
+                    sampler.session.sleep(Some(timeout), signals.fds().into_iter())?;
+                    sampler.session.look()?;
+                }
+                None => wait_for(signals, timeout)?,
+            }
+            if signals.end.received() {
+                tracing::info!("the agent was asked to end");
+                let asked = Instant::now();
+                while self.keeper.is_full() && asked.elapsed() < STOP_MAX / 2 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                self.close(&window);
+                return Ok(());
+            }
+            if signals.reload_asked() {
+                self.reload(reload);
+            }
+            if drained.elapsed() >= DRAIN_EVERY {
+                drained = Instant::now();
+                self.drain()?;
+            }
+            if judged.elapsed() >= self.config.governor.interval {
+                judged = Instant::now();
+                self.judge();
+            }
+            if window.left().is_zero() {
+                if self.keeper.is_full() {
+                    // Nothing is lost: this window goes on until the next one would end.
+                    tracing::warn!(
+                        "names are found more slowly than samples come in: a window is longer than it should be"
+                    );
+                    window.length += self.config.window;
+                } else {
+                    self.close(&window);
+                    window = Span::begin(self.config.window);
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self) -> anyhow::Result<()> {
+        let Some(sampler) = &mut self.sampler else { return Ok(()) };
+        let since = Instant::now();
+        sampler.drain(&self.registry, &self.stage)?;
+        self.stage.latency.observe(since.elapsed());
+        Ok(())
+    }
+
+    /// Hands on what was measured in a window.
+    fn close(&mut self, window: &Span) {
+        let mut measured = Measured {
+            started_unix_ns: nanoseconds(window.started_unix),
+            duration_ns: nanoseconds(window.started.elapsed()),
+            samples: Vec::new(),
+            kernel_code: Default::default(),
+            events: Vec::new(),
+        };
+        if let Some(sampler) = &mut self.sampler {
+            if let Err(error) = sampler.drain(&self.registry, &self.stage) {
+                self.stage.errors.add(1);
+                tracing::error!(error = format!("{error:#}"), "samples were lost: they cannot be read");
+            }
+            let Session { ledger, kernel_code, history, .. } = &mut sampler.session;
+            if let Some(History { events, dropped }) = history.replace(History::default()) {
+                self.stage.dropped("too-many-events").add(dropped);
+                measured.events = events;
+            }
+            let fresh = ProfileBuilder::new(sampler.options.clone());
+            measured.samples.push(std::mem::replace(&mut sampler.builder, fresh).gather(ledger));
+            measured.kernel_code = kernel_code.clone();
+            kernel_code.forget_unloaded();
+            ledger.forget_exited(boot_time_ns().saturating_sub(nanoseconds(ENDED_KEPT)));
+        }
+        self.keeper.keep(measured);
+    }
+
+    fn judge(&mut self) {
+        let (runs, measured) = self.sampler.as_ref().map_or((0, ProgramTime::default()), Sampler::cost);
+        let orders = self.governing.judge(runs, measured);
+        self.obey(&orders);
+        self.report();
+    }
+
+    /// Says how everything is.
+    fn report(&self) {
+        self.health.beat();
+        let store = if self.keeper.is_alive() { Health::Healthy } else { Health::Failed };
+        self.health.set(
+            STORE,
+            store,
+            if store == Health::Healthy { "" } else { "the thread that writes it has ended" },
+        );
+        let (sampler, why) = match &self.sampler {
+            Some(Sampler { frequency: Some(_), .. }) => (Health::Healthy, ""),
+            Some(_) => (Health::Degraded, "nothing is sampled: obs costs too much, or the host is in distress"),
+            None if !Sampler::wanted(&self.config) => (Health::Off, "it was not asked for"),
+            None => (Health::Failed, "it cannot run here; the log says why, and `obs doctor` what is missing"),
+        };
+        self.health.set(SAMPLER, sampler, why);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        self.governing.tell(&mut status);
+        status.collectors = Sampler::spec().into_iter().map(|spec| self.collector_status(spec, why)).collect();
+        let lost = self.sampler.iter().filter_map(|sampler| sampler.session.collector.sample_counts().ok());
+        status.losses = lost
+            .flat_map(|counts| counts.lost)
+            .map(|(reason, count)| Loss { source: SAMPLER.to_owned(), reason, count })
+            .collect();
+    }
+
+    fn collector_status(&self, spec: &CollectorSpec, why: &str) -> CollectorStatus {
+        let frequency = self.sampler.as_ref().and_then(|sampler| sampler.frequency);
+        CollectorStatus {
+            name: spec.name.to_owned(),
+            summary: spec.summary.to_owned(),
+            is_running: frequency.is_some(),
+            reason: (!why.is_empty()).then(|| why.to_owned()),
+            frequency_hertz: frequency.map(|frequency| f64::from(frequency.hertz())),
+        }
+    }
+
+    fn obey(&mut self, orders: &Orders) {
+        let Some(sampler) = &mut self.sampler else { return };
+        sampler.obey(orders);
+        self.registry.gauge(&COLLECTOR_RUNNING, &[sampler.spec.name]).set_bool(sampler.frequency.is_some());
+    }
+
+    /// Takes over a changed configuration, or says why not.
+    fn reload(&mut self, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>) {
+        let loaded = match reload() {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                tracing::error!("the changed configuration is refused and the old one kept: {errors}");
+                return;
+            }
+        };
+        match agent::reload(&self.config, &loaded.config) {
+            Ok(changes) if changes.is_empty() => tracing::info!("the configuration was read again: nothing changed"),
+            Ok(changes) => {
+                for change in &changes {
+                    tracing::info!("{change}");
+                }
+                self.config = loaded.config;
+                self.log.set_level(options::level(self.config.log.level));
+                self.governing.set_policy(options::policy(&self.config.governor));
+                self.keeper.reconfigure(&self.config);
+                let wanted = Sampler::wanted(&self.config);
+                match &mut self.sampler {
+                    Some(sampler) if wanted => {
+                        sampler.configured = options::settings(&self.config, sampler.spec).frequency;
+                    }
+                    Some(_) => self.sampler = None,
+                    None if wanted => self.sampler = Sampler::start(&self.config, &self.registry),
+                    None => {}
+                }
+                self.obey(&self.governing.orders());
+            }
+            Err(refused) => {
+                tracing::error!("the changed configuration is refused and the old one kept: {refused}");
+            }
+        }
+    }
+
+    fn stop(mut self) {
+        // What the kernel still holds is in the last window already.
+        self.sampler = None;
+        let cut = self.server.stop(SERVER_STOP_MAX);
+        if cut > 0 {
+            tracing::info!(cut, "requests were cut short by the end");
+        }
+        if self.keeper.stop(STOP_MAX - SERVER_STOP_MAX) {
+            tracing::info!("the agent has ended; all windows are on disk");
+        } else {
+            tracing::error!("the last windows could not be written in time and are lost");
+        }
+        let log::LogCounts { dropped, failed, .. } = self.log.counts();
+        if dropped + failed > 0 {
+            tracing::warn!(dropped, failed, "lines of this log are missing");
+        }
+    }
+}
+
+/// The collector of stacks at work.
+struct Sampler {
+    spec: &'static CollectorSpec,
+    session: Session,
+    options: BuildOptions,
+    builder: ProfileBuilder,
+    /// How often samples are asked for.
+    configured: Frequency,
+    /// How often they are taken.
+    frequency: Option<Frequency>,
+}
+
+impl Sampler {
+    fn spec() -> Option<&'static CollectorSpec> {
+        COLLECTORS.iter().find(|spec| spec.samples && spec.takes_stacks())
+    }
+
+    /// Whether the configuration asks for it.
+    fn wanted(config: &AgentConfig) -> bool {
+        Self::spec().is_some_and(|spec| config.collectors.by_name.get(spec.name).is_some_and(|it| it.enabled))
+    }
+
+    /// Starts it; `None` if nobody wants it, or with a line in the log if it cannot run.
+    fn start(config: &AgentConfig, registry: &Registry) -> Option<Self> {
+        let spec = Self::spec().filter(|_| Self::wanted(config))?;
+        let settings = options::settings(config, spec);
+        let session = Session::start(spec, &settings).map(|mut session| {
+            session.history = Some(History::default());
+            session
+        });
+        registry.gauge(&COLLECTOR_RUNNING, &[spec.name]).set_bool(session.is_ok());
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::error!(collector = spec.name, error = format!("{error:#}"), "a collector cannot run");
+                return None;
+            }
+        };
+        for note in &session.notes {
+            tracing::warn!(collector = spec.name, "{note}");
+        }
+        let values = session.collector.value_types();
+        let source = |index| if index == 0 { ValueSource::Count } else { ValueSource::Weight };
+        let options = BuildOptions {
+            collector: spec.name,
+            values: values.iter().enumerate().map(|(index, value)| (value.clone(), source(index))).collect(),
+            period: None,
+            detail: FrameDetail::Functions,
+        };
+        tracing::info!(collector = spec.name, hertz = settings.frequency.hertz(), "a collector runs");
+        let builder = ProfileBuilder::new(options.clone());
+        let frequency = settings.frequency;
+        Some(Self { spec, session, options, builder, configured: frequency, frequency: Some(frequency) })
+    }
+
+    fn drain(&mut self, registry: &Registry, stage: &Stage) -> anyhow::Result<()> {
+        let Self { session, builder, .. } = self;
+        session.drain(|ledger, record| {
+            stage.received.add(1);
+            if let Record::StackSample(sample) = record {
+                builder.add(ledger, sample);
+                stage.sent.add(1);
+            }
+        })?;
+        for (reason, count) in session.collector.sample_counts()?.lost {
+            registry.counter(&SAMPLES_LOST, &[self.spec.name, &reason]).raise_to(count);
+        }
+        stage.dropped("notices-of-processes").raise_to(session.notices_lost);
+        Ok(())
+    }
+
+    /// How often the programs ran, and what the kernel measured of them.
+    fn cost(&self) -> (u64, ProgramTime) {
+        let counts = self.session.collector.sample_counts().unwrap_or_default();
+        let runs = counts.taken + counts.filtered + counts.idle + counts.lost.values().sum::<u64>();
+        let measured = self.session.collector.program_stats();
+        let measured = measured.iter().fold(ProgramTime::default(), |sum, program| ProgramTime {
+            runs: sum.runs + program.run_count,
+            nanoseconds: sum.nanoseconds + program.run_time_ns,
+        });
+        (runs, measured)
+    }
+
+    fn obey(&mut self, orders: &Orders) {
+        let Orders { shed, is_paused } = orders;
+        let hertz = sampling_hertz(self.configured.hertz(), shed).filter(|_| !is_paused);
+        let frequency = hertz.and_then(Frequency::new);
+        self.session.walk_snapshots(!shed.contains(&crate::telemetry::governor::Shed::Snapshots));
+        if frequency == self.frequency {
+            return;
+        }
+        match self.session.collector.set_frequency(frequency) {
+            Ok(()) => self.frequency = frequency,
+            Err(error) => {
+                self.frequency = None;
+                tracing::error!(collector = self.spec.name, %error, "nothing is sampled any more");
+            }
+        }
+    }
+}
+
+/// A window of time that is being measured.
+struct Span {
+    started: Instant,
+    started_unix: Duration,
+    length: Duration,
+}
+
+impl Span {
+    /// From now to the next multiple of the length since 1970, so that windows of all hosts agree.
+    fn begin(length: Duration) -> Self {
+        let started_unix = since_1970();
+        let length_ns = length.as_nanos().max(1);
+        let left_ns = length_ns - started_unix.as_nanos() % length_ns;
+        let length = Duration::from_nanos(u64::try_from(left_ns).unwrap_or(u64::MAX));
+        Self { started: Instant::now(), started_unix, length }
+    }
+
+    fn left(&self) -> Duration {
+        self.length.saturating_sub(self.started.elapsed())
+    }
+}
+
+fn wait_for(signals: &AgentSignals, timeout: Duration) -> anyhow::Result<()> {
+    use rustix::event::{PollFd, PollFlags};
+    let mut fds = signals.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    super::session::wait(&mut fds, timeout).context("cannot wait")
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn boot_time_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,126 @@
+//! From the configuration to what each part of the agent is started with.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    collect::{COLLECTORS, CollectorSpec, Settings, resources::ResourceOptions},
+    config::{
+        agent::{AgentConfig, BreakerConfig, GovernorConfig, KnownCollector, LogConfig, LogFormat, LogLevel},
+        filter::Filter,
+        sampling::SamplingEvent,
+    },
+    enrich::symbolize::{CacheOptions, SymbolizerOptions},
+    telemetry::{
+        Level,
+        governor::{BreakerPolicy, Policy},
+        log::{LogForm, LogOptions, LogTarget},
+    },
+};
+
+/// The collectors that the configuration may name.
+#[must_use]
+pub fn known_collectors() -> Vec<KnownCollector<'static>> {
+    let known = |spec: &'static CollectorSpec| KnownCollector {
+        name: spec.name,
+        summary: spec.summary,
+        samples: spec.samples,
+        enabled: true,
+    };
+    COLLECTORS.iter().map(known).collect()
+}
+
+pub(super) fn level(level: LogLevel) -> Level {
+    match level {
+        LogLevel::Error => Level::Error,
+        LogLevel::Warn => Level::Warn,
+        LogLevel::Info => Level::Info,
+        LogLevel::Debug => Level::Debug,
+        LogLevel::Trace => Level::Trace,
+    }
+}
+
+pub(super) fn log(config: &LogConfig) -> LogOptions {
+    let LogConfig { level: wanted, format, file, file_size, files } = config;
+    LogOptions {
+        level: level(*wanted),
+        form: match format {
+            LogFormat::Auto => LogForm::Auto,
+            LogFormat::Human => LogForm::Human,
+            LogFormat::Json => LogForm::Json,
+        },
+        target: match file {
+            None => LogTarget::StandardError,
+            Some(path) => LogTarget::File { path: path.clone(), bytes_max: file_size.bytes(), files_max: *files },
+        },
+    }
+}
+
+/// How many judgements a time is.
+fn ticks(duration: Duration, interval: Duration) -> u32 {
+    let ticks = duration.as_secs_f64() / interval.as_secs_f64().max(1e-3);
+    // A float that is too large becomes the largest number.
+    ticks.ceil() as u32
+}
+
+pub(super) fn policy(config: &GovernorConfig) -> Policy {
+    let GovernorConfig {
+        enabled,
+        cpu_percent,
+        memory_mb,
+        interval,
+        shed_after,
+        recover_after,
+        recover_below,
+        holdoff_max,
+        breaker,
+    } = config;
+    let BreakerConfig { enabled: breaks, load_per_core, memory_pressure, memory_available, resume_below, resume_after } =
+        breaker;
+    Policy {
+        enabled: *enabled,
+        cpu_share_max: cpu_percent.share(),
+        memory_bytes_max: memory_mb.bytes(),
+        shed_after_ticks: *shed_after,
+        recover_after_ticks: *recover_after,
+        recover_below: recover_below.share(),
+        holdoff_ticks_max: ticks(*holdoff_max, *interval),
+        breaker: breaks.then(|| BreakerPolicy {
+            load_per_core_max: *load_per_core,
+            memory_pressure_max: memory_pressure.share(),
+            memory_available_min: memory_available.share(),
+            resume_below: resume_below.share(),
+            resume_after_ticks: ticks(*resume_after, *interval),
+        }),
+    }
+}
+
+/// What a collector is started with.
+pub(super) fn settings(config: &AgentConfig, spec: &CollectorSpec) -> Settings {
+    let wanted = config.collectors.by_name.get(spec.name);
+    Settings {
+        filter: Filter {
+            comms: config.filters.comms.iter().map(|comm| comm.name().to_owned()).collect(),
+            cgroups: config.filters.cgroups.clone(),
+            exclude_self: config.filters.exclude_self,
+            ..Filter::default()
+        },
+        event: SamplingEvent::default(),
+        frequency: wanted.and_then(|wanted| wanted.frequency).unwrap_or_default(),
+        bpf_log: false,
+        unwind_bytes: u32::try_from(config.unwind.memory.bytes()).unwrap_or(u32::MAX),
+    }
+}
+
+pub(super) fn symbolizer(config: &AgentConfig) -> SymbolizerOptions {
+    let folder: PathBuf = config.symbols.cache_dir.clone().unwrap_or_else(|| config.state_dir.join("symbols"));
+    let cache = Some(CacheOptions { folder, bytes_max: config.symbols.cache_size.bytes() });
+    SymbolizerOptions { cache, ..SymbolizerOptions::default() }
+}
+
+pub(super) fn resources(config: &AgentConfig) -> ResourceOptions {
+    ResourceOptions {
+        host_interval: config.resources.interval,
+        process_interval: config.resources.interval,
+        processes_max: config.resources.processes as usize,
+    }
+}

@@ -1,0 +1,144 @@
+//! Hands the server of the page, the API and the metrics what it shows.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+use super::{keeper::Shared, options};
+use crate::{
+    collect::resources::RESOURCE_METRICS,
+    config::agent::{AgentConfig, HttpConfig, HttpLimits},
+    export::{self, ExportError, Format},
+    model::{profile::Profile, record::Record},
+    store::Reader,
+    telemetry::{
+        Level,
+        log::Log,
+        self_metrics::{METRICS, Registry},
+    },
+    web::{
+        AgentStatus, AuditFile, Encoder, HealthBoard, LogLevelControl, MetricInfo, Server, Sources, TlsFiles,
+        WebLimits, WebOptions,
+    },
+};
+
+/// How many windows the last heartbeat may be old.
+const HEARTBEAT_WINDOWS: u32 = 3;
+
+/// The formats of profiles besides the page's own.
+const ENCODERS: &[Encoder] = &[
+    Encoder { name: "folded", content_type: "text/plain; charset=utf-8", ending: ".folded", encode: folded },
+    Encoder { name: "pprof", content_type: "application/octet-stream", ending: ".pb.gz", encode: pprof },
+    Encoder { name: "svg", content_type: "image/svg+xml", ending: ".svg", encode: svg },
+    Encoder { name: "speedscope", content_type: "application/json", ending: ".speedscope.json", encode: speedscope },
+];
+
+const LEVELS: &[(&str, Level)] = &[
+    ("error", Level::Error),
+    ("warn", Level::Warn),
+    ("info", Level::Info),
+    ("debug", Level::Debug),
+    ("trace", Level::Trace),
+];
+
+/// What the server shows, and who it asks.
+pub(super) struct Shown {
+    pub(super) reader: Reader,
+    pub(super) registry: Registry,
+    pub(super) shared: Arc<Shared>,
+    pub(super) status: Arc<Mutex<AgentStatus>>,
+    pub(super) health: Arc<HealthBoard>,
+    pub(super) log: Arc<Log>,
+}
+
+/// Starts the server.
+pub(super) fn start(config: &AgentConfig, shown: Shown) -> anyhow::Result<Server> {
+    let Shown { reader, registry, shared, status, health, log } = shown;
+    let level = Arc::new(Mutex::new(name_of(options::level(config.log.level))));
+    let current = Arc::clone(&level);
+    let sources = Sources {
+        reader,
+        metrics: Arc::new(move || {
+            let resources = shared.resources.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut records: Vec<Record> = registry.snapshot();
+            records.extend(resources.iter().cloned());
+            records
+        }),
+        metric_infos: metric_infos(),
+        status: Arc::new(move || status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        health,
+        encoders: ENCODERS.to_vec(),
+        log_level: LogLevelControl {
+            get: Arc::new(move || (*current.lock().unwrap_or_else(PoisonError::into_inner)).to_owned()),
+            set: Arc::new(move |wanted| {
+                let found = LEVELS.iter().find(|(name, _)| *name == wanted);
+                let (name, found) = found.ok_or_else(|| format!("there is no level {wanted}"))?;
+                log.set_level(*found);
+                *level.lock().unwrap_or_else(PoisonError::into_inner) = name;
+                Ok(())
+            }),
+            levels: &["error", "warn", "info", "debug", "trace"],
+        },
+        audit: Arc::new(AuditFile::new(&config.state_dir.join("audit.log"))),
+    };
+    Server::start(web_options(&config.http, config.window), sources).context("cannot serve the page and the metrics")
+}
+
+fn name_of(level: Level) -> &'static str {
+    LEVELS.iter().find(|(_, known)| *known == level).map_or("info", |(name, _)| name)
+}
+
+fn metric_infos() -> Vec<MetricInfo> {
+    let own = METRICS.iter().map(|metric| MetricInfo { name: metric.name, unit: metric.unit, help: metric.summary });
+    let resources = RESOURCE_METRICS.iter();
+    let resources = resources.map(|metric| MetricInfo { name: metric.name, unit: metric.unit, help: metric.summary });
+    own.chain(resources).collect()
+}
+
+fn web_options(config: &HttpConfig, window: Duration) -> WebOptions {
+    let HttpConfig { listen, tls_cert, tls_key, token_file, limits } = config;
+    let HttpLimits { body, header, header_timeout, request_timeout, idle_timeout, connections } = limits;
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    WebOptions {
+        listen: *listen,
+        tls: tls_cert.clone().zip(tls_key.clone()).map(|(cert, key)| TlsFiles { cert, key }),
+        token_file: token_file.clone(),
+        limits: WebLimits {
+            body_bytes_max: bytes(body.bytes()),
+            header_bytes_max: bytes(header.bytes()),
+            header_timeout: *header_timeout,
+            request_timeout: *request_timeout,
+            idle_timeout: *idle_timeout,
+            connections_max: *connections as usize,
+        },
+        heartbeat_age_max: window * HEARTBEAT_WINDOWS,
+    }
+}
+
+fn encode(profile: &Profile, format: Format, out: &mut dyn Write) -> io::Result<()> {
+    match export::write(profile, format, out) {
+        Ok(()) => Ok(()),
+        Err(ExportError::Write { source, .. }) => Err(source),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+fn folded(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    encode(profile, Format::Folded, out)
+}
+
+fn pprof(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    encode(profile, Format::Pprof, out)
+}
+
+fn svg(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    encode(profile, Format::Svg, out)
+}
+
+fn speedscope(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    encode(profile, Format::Speedscope, out)
+}

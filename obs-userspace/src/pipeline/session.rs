@@ -1,0 +1,232 @@
+//! A collector at work, and what it needs around it: the ledger of processes, and supplies for the kernel's unwinder.
+//!
+//! One thread does it all: between two looks at the kernel it sleeps in `poll`, so there is nothing to hand over and no
+//! queue that could overflow. What waits, waits in the kernel's bounded maps, which count what they refuse.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    fd::OwnedFd,
+    io::Errno,
+};
+
+use super::{
+    convert::{history_event, process_event},
+    unwind::Supply,
+};
+use crate::{
+    collect::{Collector, CollectorSpec, Polled, Settings},
+    enrich::{
+        process::{Ledger, Procfs},
+        symbolize::KernelCode,
+    },
+    kernel::sideband::{Sideband, SidebandEvent, SidebandOptions},
+    model::{
+        process::{ProcessEvent, ProcessKey},
+        record::{Event, Record},
+    },
+};
+
+/// Longest time between two looks at the kernel.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Shortest time between two looks for the sake of new mappings: bounds what a storm of short programs costs.
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Longest time that the end waits for unwind tables that its last stacks need.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
+
+/// Most events of a window that are kept; a storm of short programs has thousands a second.
+const EVENTS_MAX: usize = 2_000;
+
+/// What happened to processes since it was last taken.
+#[derive(Default)]
+pub(super) struct History {
+    pub(super) events: Vec<Event>,
+    /// Events that found no room.
+    pub(super) dropped: u64,
+}
+
+impl History {
+    fn add(&mut self, event: Event) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push(event);
+        } else {
+            self.dropped += 1;
+        }
+    }
+}
+
+/// A collector at work.
+pub(super) struct Session {
+    pub(super) collector: Box<dyn Collector>,
+    pub(super) ledger: Ledger,
+    /// Code that came into the kernel or left it meanwhile.
+    pub(super) kernel_code: KernelCode,
+    /// Notices of what processes do that the kernel dropped.
+    pub(super) notices_lost: u64,
+    /// What happened to processes, for those who keep a history: `None` if nobody does.
+    pub(super) history: Option<History>,
+    /// What users should know of how it started.
+    pub(super) notes: Vec<String>,
+    sideband: Option<Sideband>,
+    supply: Option<Supply>,
+    /// Written by the thread that builds unwind tables, so that they are loaded at once.
+    table_built: OwnedFd,
+    /// Process images that were measured and have not ended.
+    measured: HashSet<ProcessKey>,
+    looked: Instant,
+}
+
+impl Session {
+    /// Starts a collector.
+    pub(super) fn start(spec: &CollectorSpec, settings: &Settings) -> anyhow::Result<Self> {
+        let mut notes = Vec::new();
+        // Inodes, not build ids: /proc tells inodes too, so that both sources mean the same file.
+        // Before the collector: a process that it measures must not have begun unseen.
+        let options = SidebandOptions { build_ids: false, wakeup_bytes: 1, ..SidebandOptions::default() };
+        let sideband = Sideband::open(options);
+        let sideband = sideband
+            .inspect_err(|error| notes.push(format!("processes that end quickly may lack names: {error}")))
+            .ok();
+        let mut collector = (spec.start)(settings)?;
+
+        let table_built = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("cannot make an event")?;
+        let waker = table_built.try_clone().context("cannot share an event")?;
+        // A counter that is full has woken this thread already.
+        let wake = move || {
+            let _ = rustix::io::write(&waker, &1_u64.to_ne_bytes());
+        };
+        let maps = collector.take_unwind_maps()?;
+        let supply = maps.map(|maps| Supply::start(maps, wake)).transpose()?;
+        Ok(Self {
+            collector,
+            ledger: Ledger::new(Procfs::new()),
+            kernel_code: KernelCode::default(),
+            notices_lost: 0,
+            history: None,
+            notes,
+            sideband,
+            supply,
+            table_built,
+            measured: HashSet::new(),
+            looked: Instant::now(),
+        })
+    }
+
+    /// Waits until something happens here or at one of the others, at most `timeout` and never long.
+    pub(super) fn sleep<'a>(
+        &'a self,
+        timeout: Option<Duration>,
+        others: impl Iterator<Item = BorrowedFd<'a>>,
+    ) -> anyhow::Result<()> {
+        let timeout = timeout.map_or(TICK, |timeout| timeout.min(TICK));
+        let own = [self.collector.wake_fd(), self.table_built.as_fd()];
+        // Programs map their libraries one by one: once is enough for all of them.
+        let is_rested = self.looked.elapsed() >= LOOK_PAUSE;
+        let sideband = self.sideband.iter().filter(|_| is_rested).flat_map(Sideband::fds);
+        let timeout = if is_rested { timeout } else { timeout.min(LOOK_PAUSE) };
+        let all = own.into_iter().chain(others).chain(sideband);
+        let mut fds: Vec<_> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        wait(&mut fds, timeout).context("cannot wait for samples")
+    }
+
+    /// Takes what cannot wait: what processes do, which of them are measured, and which unwind tables are ready.
+    pub(super) fn look(&mut self) -> anyhow::Result<()> {
+        self.looked = Instant::now();
+        let Self { collector, sideband, supply, ledger, kernel_code, history, measured, .. } = self;
+        if let Some(sideband) = sideband {
+            let read = sideband.read(|event| {
+                if let SidebandEvent::KernelCode { start, length_bytes, name, is_loaded, .. } = &event {
+                    kernel_code.add_named(*start, *length_bytes, &String::from_utf8_lossy(name), *is_loaded);
+                }
+                if let (Some(history), Some(event)) = (&mut *history, history_event(&event)) {
+                    history.add(event);
+                }
+                if let Some(event) = process_event(event) {
+                    ledger.apply(event);
+                }
+            });
+            self.notices_lost += read.lost;
+        }
+        let Polled { processes, snapshots } = collector.poll()?;
+        for event in processes {
+            if let ProcessEvent::Seen { key, .. } = event {
+                measured.insert(key);
+            }
+            ledger.apply(event);
+        }
+        if let Some(supply) = supply {
+            // The counter only wakes; that it may be empty is the usual case.
+            let _ = rustix::io::read(&self.table_built, &mut [0; 8]);
+            supply.tell(ledger, measured)?;
+            supply.load_built()?;
+            supply.walk(snapshots, |id, stack| collector.complete(id, stack))?;
+        }
+        Ok(())
+    }
+
+    /// Takes out of the kernel what was measured, and forgets the processes that have ended.
+    pub(super) fn drain(&mut self, mut take: impl FnMut(&mut Ledger, &Record)) -> anyhow::Result<()> {
+        let mut records = Vec::new();
+        self.collector.drain(&mut records)?;
+        records.iter().for_each(|record| take(&mut self.ledger, record));
+        if let Some(supply) = &mut self.supply {
+            let is_over = |key: &ProcessKey| self.ledger.has_ended(*key) && !supply.walks(*key);
+            let ended: Vec<ProcessKey> = self.measured.extract_if(is_over).collect();
+            ended.into_iter().for_each(|key| supply.forget(key));
+            supply.begin_epoch()?;
+        }
+        Ok(())
+    }
+
+    /// Whether stacks that the kernel side cannot walk are walked here.
+    pub(super) fn walk_snapshots(&mut self, wanted: bool) {
+        if let Some(supply) = &mut self.supply {
+            supply.take_snapshots(wanted);
+        }
+    }
+
+    /// Stops measuring, waits for the unwind tables of the stacks that still lack them, and takes what there is.
+    pub(super) fn finish(&mut self, mut take: impl FnMut(&mut Ledger, &Record)) -> anyhow::Result<()> {
+        self.collector.stop();
+        self.drain(&mut take)?;
+        self.look()?;
+        let since = Instant::now();
+        while self.supply.as_ref().is_some_and(Supply::has_unfinished) && since.elapsed() < SETTLE_MAX {
+            let mut fds = [PollFd::new(&self.table_built, PollFlags::IN)];
+            wait(&mut fds, LOOK_PAUSE).context("cannot wait for unwind tables")?;
+            self.look()?;
+        }
+        let Self { collector, supply, .. } = self;
+        if let Some(supply) = supply {
+            supply.finish(|id, stack| collector.complete(id, stack));
+        }
+        self.drain(take)
+    }
+
+    /// What users should know of it all.
+    pub(super) fn all_notes(&self) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        if self.notices_lost > 0 {
+            notes.push(format!("{} notices of processes were lost: some frames may lack names", self.notices_lost));
+        }
+        notes.extend(self.supply.iter().flat_map(Supply::notes));
+        notes
+    }
+}
+
+/// Waits until one of these is ready, at most `timeout`.
+pub(super) fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<(), Errno> {
+    let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+    match poll(fds, Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

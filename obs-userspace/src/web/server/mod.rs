@@ -1,0 +1,218 @@
+//! The server: one thread with connections, a few for work. Nothing of it outlives [`Server::stop`].
+//!
+//! hyper reads and writes HTTP/1.1; there is no framework above it, because what matters here lies below one: how long and how
+//! large everything about a connection may be, and who gives way when there are too many.
+
+mod accept;
+mod request;
+mod table;
+mod watch;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use tokio::sync::watch as signal;
+
+pub(in crate::web) use self::{table::Table, watch::Watch};
+use super::{
+    guard::Guard,
+    options::{Sources, WebLimits, WebOptions},
+    stats::Stats,
+    tls::{self, TlsError},
+    tokens::{TokenError, Tokens},
+    work::{THREADS_MAX, Workshop},
+};
+use crate::model::record::Record;
+
+/// How long threads for work are kept when there is none.
+const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// The stack of a thread for work: merging and encoding do not recurse.
+const WORKER_STACK_BYTES: usize = 1 << 20;
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    /// It would be open to the network.
+    #[error(
+        "will not listen on {listen}, which other machines can reach, without {missing}; set {missing}, or listen on 127.0.0.1"
+    )]
+    Exposed {
+        /// The address.
+        listen: SocketAddr,
+        /// The settings that are missing.
+        missing: &'static str,
+    },
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The token file cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    /// The address cannot be had.
+    #[error("cannot listen on {listen}: {source}{}", advice(source))]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or its reactor cannot be had.
+    #[error("cannot start the thread of the HTTP server: {0}")]
+    Thread(#[source] io::Error),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program listens there: stop it, or choose another port (http.listen)",
+        io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+/// What all requests share.
+pub(in crate::web) struct Context {
+    pub(in crate::web) sources: Sources,
+    pub(in crate::web) guard: Guard,
+    pub(in crate::web) limits: WebLimits,
+    pub(in crate::web) heartbeat_age_max: Duration,
+    pub(in crate::web) stats: Arc<Stats>,
+    pub(in crate::web) workshop: Arc<Workshop>,
+    pub(in crate::web) is_encrypted: bool,
+}
+
+/// A server that runs. Dropping it stops it at once.
+pub struct Server {
+    address: SocketAddr,
+    is_encrypted: bool,
+    stats: Arc<Stats>,
+    stop: signal::Sender<Option<Duration>>,
+    thread: Option<JoinHandle<usize>>,
+}
+
+impl Server {
+    /// Starts to listen and to answer.
+    ///
+    /// # Errors
+    /// When the address, the certificate, the token file or a thread cannot be had, and beyond loopback when the server would be
+    /// open to everybody. Nothing runs then.
+    pub fn start(options: WebOptions, sources: Sources) -> Result<Self, WebError> {
+        let WebOptions { listen, tls, token_file, limits, heartbeat_age_max } = options;
+        if !listen.ip().is_loopback() {
+            let missing = match (&tls, &token_file) {
+                (None, None) => Some("a certificate (http.tls_cert, http.tls_key) and a token file (http.token_file)"),
+                (None, Some(_)) => Some("a certificate (http.tls_cert, http.tls_key)"),
+                (Some(_), None) => Some("a token file (http.token_file)"),
+                (Some(_), Some(_)) => None,
+            };
+            if let Some(missing) = missing {
+                return Err(WebError::Exposed { listen, missing });
+            }
+        }
+        let tls = tls.as_ref().map(tls::server_config).transpose()?;
+        let tokens = token_file.as_deref().map(Tokens::read).transpose()?;
+        let listener = listen_on(listen).map_err(|source| WebError::Listen { listen, source })?;
+        let address = listener.local_addr().map_err(|source| WebError::Listen { listen, source })?;
+        let stats = Arc::new(Stats::default());
+        let table = Arc::new(Table::new(limits.connections_max, Arc::clone(&stats)));
+        let is_encrypted = tls.is_some();
+        let context = Arc::new(Context {
+            sources,
+            guard: Guard { address, tokens },
+            limits,
+            heartbeat_age_max,
+            stats: Arc::clone(&stats),
+            workshop: Workshop::new(Arc::clone(&table)),
+            is_encrypted,
+        });
+        let (stop, stopped) = signal::channel(None);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(THREADS_MAX)
+            .thread_keep_alive(WORKER_KEEP_ALIVE)
+            .thread_stack_size(WORKER_STACK_BYTES)
+            .thread_name("obs-web-work")
+            .build()
+            .map_err(WebError::Thread)?;
+        let run = move || serve(&runtime, listener, tls, context, table, stopped);
+        let thread = std::thread::Builder::new().name("obs-web".to_owned()).spawn(run).map_err(WebError::Thread)?;
+        Ok(Self { address, is_encrypted, stats, stop, thread: Some(thread) })
+    }
+
+    /// Where it listens; with the port that the kernel chose, if it was to choose one.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What to write into a browser.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}/", if self.is_encrypted { "https" } else { "http" }, self.address)
+    }
+
+    /// The server's own metrics, described by [`super::METRICS`]. They are in `/metrics` already; this is for the history.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        self.stats.records()
+    }
+
+    /// Whether it still runs. It does until it is stopped, unless there is a mistake in it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Takes no more connections, lets those that are open finish their requests, and ends those that need longer. Returns how
+    /// many were ended.
+    #[must_use]
+    pub fn stop(mut self, deadline: Duration) -> usize {
+        self.stop.send_replace(Some(deadline));
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.send_replace(Some(Duration::ZERO));
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the HTTP server ended by a panic; please report it");
+        }
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    // The standard library sets SO_REUSEADDR, so that a restart need not wait for connections of the last one.
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn serve(
+    runtime: &tokio::runtime::Runtime,
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    context: Arc<Context>,
+    table: Arc<Table>,
+    stopped: signal::Receiver<Option<Duration>>,
+) -> usize {
+    runtime.block_on(async move {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => accept::run(listener, tls, context, table, stopped).await,
+            Err(error) => {
+                tracing::error!("the HTTP server cannot watch its socket: {error}");
+                0
+            }
+        }
+    })
+}

@@ -1,0 +1,239 @@
+//! Who is let in, and what is written down.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
+
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::ServerName};
+
+use super::*;
+
+const VIEWER: &str = "vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv";
+const OPERATOR: &str = "oooooooooooooooooooooooooooooooo";
+
+/// A file with an operator and a viewer, and the operator's token.
+pub(super) fn token_file(dir: &Path) -> (PathBuf, String) {
+    let path = dir.join("tokens");
+    fs::write(&path, format!("viewer grafana {VIEWER}\noperator alice {OPERATOR}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    (path, OPERATOR.to_owned())
+}
+
+fn with_tokens() -> (Rig, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, _) = token_file(dir.path());
+    (Rig::with(WebOptions { token_file: Some(path), ..local() }), dir)
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+#[test]
+fn tokens_decide_who_sees_and_who_changes() {
+    let (rig, _dir) = with_tokens();
+    for path in ["/", "/assets/main.js", "/health", "/live", "/api/v1/openapi.yaml"] {
+        assert!(matches!(rig.get(path).status, 200 | 503), "{path}");
+    }
+    for path in ["/health/detailed", "/metrics", "/api/v1/status", "/api/v1/profile", "/api/v1/log-level"] {
+        let nobody = rig.get(path);
+        assert_eq!((nobody.status, nobody.header("www-authenticate")), (401, "Bearer realm=\"obs\""), "{path}");
+        for wrong in ["", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", &bearer("wrong"), &bearer(&VIEWER[1..]), VIEWER] {
+            assert_eq!(rig.send("GET", path, &[("Authorization", wrong)], b"").status, 401, "{path} {wrong}");
+        }
+        for right in [VIEWER, OPERATOR] {
+            let status = rig.send("GET", path, &[("Authorization", &bearer(right))], b"").status;
+            assert!(matches!(status, 200), "{path} {status}");
+        }
+    }
+    let twice = [("Authorization", &*bearer(VIEWER)), ("Authorization", &*bearer(OPERATOR))];
+    assert_eq!(rig.send("GET", "/metrics", &twice, b"").status, 401);
+    let body = br#"{"level": "debug"}"#;
+    let put = |token: &str| rig.send("PUT", "/api/v1/log-level", &[("Authorization", &bearer(token))], body);
+    assert_eq!((put("wrong").status, put(VIEWER).status), (401, 403));
+    assert!(!rig.audit_log().exists());
+    assert_eq!(put(OPERATOR).status, 200);
+    assert_eq!(*rig.level.lock().unwrap(), "debug");
+}
+
+#[test]
+fn changes_are_written_down_with_who_and_what() {
+    let (rig, _dir) = with_tokens();
+    let token = bearer(OPERATOR);
+    let put = |body: &str| rig.send("PUT", "/api/v1/log-level", &[("Authorization", &token)], body.as_bytes());
+    for wrong in ["", "{}", "debug", r#"{"level": "loud"}"#, r#"{"level": "debug", "x": 1}"#, r#"{"level": 1}"#] {
+        assert_eq!(put(wrong).status, 400, "{wrong}");
+    }
+    assert!(!rig.audit_log().exists());
+    assert_eq!((put(r#"{"level": "debug"}"#).status, put(r#"{"level": "trace"}"#).status), (200, 500));
+    let log = fs::read_to_string(rig.audit_log()).unwrap();
+    let entries: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<[&str; 5]> = entries
+        .iter()
+        .map(|entry| ["actor", "action", "from", "to", "outcome"].map(|key| entry[key].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ["alice", "set-log-level", "info", "debug", "begun"],
+            ["alice", "set-log-level", "info", "debug", "done"],
+            ["alice", "set-log-level", "debug", "trace", "begun"],
+            ["alice", "set-log-level", "debug", "trace", "failed"],
+        ]
+    );
+    assert_eq!(entries[3]["reason"], "the log does not want to");
+    assert!(!log.contains(OPERATOR));
+}
+
+#[test]
+fn what_cannot_be_written_down_is_not_done() {
+    let (rig, _dir) = with_tokens();
+    fs::create_dir(rig.audit_log()).unwrap();
+    let reply = rig.send("PUT", "/api/v1/log-level", &[("Authorization", &bearer(OPERATOR))], br#"{"level": "debug"}"#);
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert_eq!(*rig.level.lock().unwrap(), "info");
+}
+
+#[test]
+fn without_tokens_everybody_on_the_host_sees_and_nobody_changes() {
+    let rig = Rig::new();
+    let reply = rig.send("PUT", "/api/v1/log-level", &[], br#"{"level": "debug"}"#);
+    assert_eq!(reply.status, 403);
+    assert!(reply.error()[2].contains("http.token_file"));
+}
+
+#[test]
+fn other_names_and_other_sites_are_refused() {
+    let (rig, _dir) = with_tokens();
+    assert_eq!(rig.send("GET", "/health", &[("Host", "evil.example")], b"").status, 421);
+    assert_eq!(rig.send("GET", "http://evil.example/health", &[], b"").status, 421);
+    let mut stream = rig.connect();
+    stream.write_all(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    assert_eq!(Reply::read(&mut stream).status, 421);
+    let token = bearer(OPERATOR);
+    for (name, value) in [("Origin", "https://evil.example"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site")] {
+        let headers = [("Authorization", &*token), (name, value)];
+        let reply = rig.send("PUT", "/api/v1/log-level", &headers, br#"{"level": "debug"}"#);
+        assert_eq!(reply.status, 403, "{name}: {value}");
+    }
+    let preflight = [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "PUT")];
+    let reply = rig.send("OPTIONS", "/api/v1/log-level", &preflight, b"");
+    assert_eq!((reply.status, reply.header("allow")), (405, "GET, HEAD, PUT"));
+    assert!(reply.headers.keys().all(|name| !name.starts_with("access-control-")));
+}
+
+#[test]
+fn every_answer_has_the_headers_that_protect_browsers() {
+    let rig = Rig::new();
+    for path in ["/", "/assets/main.js", "/health", "/metrics", "/api/v1/status", "/nowhere", "/api/v1/profile?x=1"] {
+        let reply = rig.get(path);
+        let policy = reply.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{path}: {policy}");
+        assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert_eq!(reply.header("x-content-type-options"), "nosniff");
+        assert_eq!(reply.header("referrer-policy"), "no-referrer");
+        assert_eq!(reply.header("x-frame-options"), "DENY");
+        assert_eq!(reply.header("cross-origin-resource-policy"), "same-origin");
+        assert_eq!(reply.header("access-control-allow-origin"), "");
+        assert!(!reply.header("cache-control").is_empty());
+    }
+}
+
+#[test]
+fn paths_lead_nowhere_else() {
+    let rig = Rig::new();
+    for path in [
+        "/../etc/passwd",
+        "/assets/../../Cargo.toml",
+        "/assets/..%2f..%2fCargo.toml",
+        "/assets/%2e%2e",
+        "/assets//etc/passwd",
+        "/assets/main.js%00",
+        "/assets/main.js/",
+        "//evil.example/",
+        "/./",
+        "/%2f",
+    ] {
+        assert_eq!(rig.get(path).status, 404, "{path}");
+    }
+}
+
+fn everywhere() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
+}
+
+#[test]
+fn beyond_loopback_it_does_not_start_unprotected() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokens, _) = token_file(dir.path());
+    let (tls, _) = certificate(dir.path());
+    let start = |tls: Option<&TlsFiles>, tokens: Option<&PathBuf>| {
+        let options = WebOptions { listen: everywhere(), tls: tls.cloned(), token_file: tokens.cloned(), ..local() };
+        Rig::try_with(options).map(drop).map_err(|error| error.to_string())
+    };
+    assert!(start(None, None).unwrap_err().contains("http.tls_cert, http.tls_key) and a token file"));
+    assert!(start(None, Some(&tokens)).unwrap_err().contains("http.tls_cert"));
+    assert!(start(Some(&tls), None).unwrap_err().contains("http.token_file"));
+    assert_eq!(start(Some(&tls), Some(&tokens)), Ok(()));
+    fs::set_permissions(&tokens, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(start(Some(&tls), Some(&tokens)).unwrap_err().contains("chmod 600"));
+    fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&tls.key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(start(Some(&tls), Some(&tokens)).unwrap_err().contains("private key"));
+    let swapped = TlsFiles { cert: tls.cert.clone(), key: tls.cert.clone() };
+    assert!(start(Some(&swapped), Some(&tokens)).unwrap_err().contains("cannot use"));
+}
+
+/// A certificate for 127.0.0.1 that is its own authority.
+fn certificate(dir: &Path) -> (TlsFiles, RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let files = TlsFiles { cert: dir.join("cert.pem"), key: dir.join("key.pem") };
+    fs::write(&files.cert, made.cert.pem()).unwrap();
+    fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    (files, roots)
+}
+
+#[test]
+fn beyond_loopback_it_talks_tls_and_wants_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (token_file, token) = token_file(dir.path());
+    let (tls, roots) = certificate(dir.path());
+    let limits = WebLimits { header_timeout: Duration::from_millis(500), ..WebLimits::default() };
+    let rig =
+        Rig::with(WebOptions { listen: everywhere(), tls: Some(tls), token_file: Some(token_file), limits, ..local() });
+    assert!(rig.server.url().starts_with("https://"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let config = Arc::new(config);
+    let get = |path: &str, headers: &[(&str, &str)]| {
+        let stream = TcpStream::connect((IpAddr::V4(Ipv4Addr::LOCALHOST), rig.server.address().port())).unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let client = ClientConnection::new(Arc::clone(&config), name).unwrap();
+        let mut stream = StreamOwned::new(client, stream);
+        stream.write_all(&request("GET", path, headers, b"")).unwrap();
+        Reply::read(&mut stream)
+    };
+    // Here names cannot be rebound: the certificate is for one.
+    assert_eq!(get("/health", &[("Host", "agent.example")]).status, 200);
+    assert_eq!(get("/metrics", &[]).status, 401);
+    let metrics = get("/metrics", &[("Authorization", &bearer(&token))]);
+    assert_eq!(metrics.status, 200);
+    assert_eq!(metrics.header("strict-transport-security"), "max-age=31536000");
+    // Whoever talks plainly, or not at all, is ended.
+    let mut plain = TcpStream::connect((Ipv4Addr::LOCALHOST, rig.server.address().port())).unwrap();
+    plain.write_all(&request("GET", "/health", &[], b"")).unwrap();
+    assert_ne!(Reply::read(&mut plain).status, 200);
+    let mut silent = TcpStream::connect((Ipv4Addr::LOCALHOST, rig.server.address().port())).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
+}
