@@ -106,6 +106,7 @@ fn write_stat(report: &StatReport, out: &mut dyn Write) -> io::Result<()> {
         samples,
         points,
         events,
+        sections,
         collectors,
         series,
         event_names,
@@ -142,6 +143,9 @@ fn write_stat(report: &StatReport, out: &mut dyn Write) -> io::Result<()> {
         files.len(),
         megabytes(*bytes),
     )?;
+    for (section, bytes) in sections {
+        writeln!(out, "{bytes:>12} bytes of {section}")?;
+    }
     for collector in collectors {
         writeln!(out, "profiles  {collector}")?;
     }

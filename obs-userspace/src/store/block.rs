@@ -34,6 +34,14 @@ pub(super) struct Chunk {
     pub(super) end: u32,
 }
 
+impl Chunk {
+    /// Whether any of the wanted keys or series is in it.
+    fn has_any(&self, wanted: &[bool]) -> bool {
+        let end = (self.end as usize).min(wanted.len());
+        wanted.get(self.first as usize..end).is_some_and(|run| run.contains(&true))
+    }
+}
+
 /// What a block says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
@@ -299,7 +307,7 @@ impl<S: ReadAt> Block<S> {
                 continue;
             }
             for chunk in self.index.chunks.iter().filter(|chunk| chunk.section == section) {
-                if !(chunk.first..chunk.end).any(is_wanted) {
+                if !chunk.has_any(wanted) {
                     continue;
                 }
                 read_chunk(&mut self.frames, &self.source, chunk, &mut |_, raw| {
@@ -331,7 +339,7 @@ impl<S: ReadAt> Block<S> {
         let section = if is_coarse { Section::PointsCoarse } else { Section::PointsFine };
         let tables = &self.tables;
         for chunk in self.index.chunks.iter().filter(|chunk| chunk.section == section) {
-            if !(chunk.first..chunk.end).any(is_wanted) {
+            if !chunk.has_any(wanted) {
                 continue;
             }
             read_chunk(&mut self.frames, &self.source, chunk, &mut |_, raw| {

@@ -1,6 +1,9 @@
 //! `obs store check` and `obs store stat`: whether every byte is what it should be, and what there is.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -10,7 +13,7 @@ use super::{
     bytes::{Malformed, Parsed},
     error::{FileError, StoreError},
     folder::{Folder, Name},
-    frame::{FILE_HEADER_BYTES, FileHeader, FileKind, ReadAt},
+    frame::{FILE_HEADER_BYTES, FileHeader, FileKind, ReadAt, Section},
     journal::{FIRST_FRAME, scan},
     query::{Notes, SeriesInfo},
     tables::{Tables, at},
@@ -222,7 +225,7 @@ fn count_tables(tables: &Tables, contents: &mut Contents) {
 }
 
 fn check_block<S: ReadAt>(source: S, sequence: Option<u64>, contents: &mut Contents) -> Result<(), FileError> {
-    use super::frame::Section::{PointsFine, SamplesCoarse, SamplesFine};
+    use Section::{PointsFine, SamplesCoarse, SamplesFine};
     let mut block = Block::open(source)?;
     check_name(&block.header, sequence)?;
     block.load(Parts::ALL)?;
@@ -317,6 +320,8 @@ pub struct StatReport {
     pub points: u64,
     /// Events.
     pub events: u64,
+    /// Bytes by what they hold.
+    pub sections: Vec<(&'static str, u64)>,
     /// Collectors and their value types, as `cpu: samples/count, cpu/nanoseconds`.
     pub collectors: Vec<String>,
     /// Series by name: kind, and how many at most in one block.
@@ -334,7 +339,9 @@ pub struct StatReport {
 /// When the folder cannot be listed.
 pub fn stat(state_dir: &Path) -> Result<StatReport, StoreError> {
     let folder = Folder::new(state_dir);
-    let files: Vec<FileReport> = folder.list()?.files.iter().map(|name| stat_file(&folder, *name)).collect();
+    let mut sections = BTreeMap::new();
+    let listing = folder.list()?;
+    let files: Vec<FileReport> = listing.files.iter().map(|name| stat_file(&folder, *name, &mut sections)).collect();
     let catalog = super::Reader::open(state_dir)?.catalog(Range::ALL, &super::Limits::default())?;
     let sum = |of: fn(&Contents) -> u64| files.iter().map(|file| of(&file.contents)).sum::<u64>();
     let bytes = files.iter().map(|file| file.bytes).sum::<u64>();
@@ -350,6 +357,7 @@ pub fn stat(state_dir: &Path) -> Result<StatReport, StoreError> {
         samples: sum(|contents| contents.samples),
         points: sum(|contents| contents.points),
         events: sum(|contents| contents.events),
+        sections: sections.into_iter().map(|(section, bytes)| (section.name(), bytes)).collect(),
         collectors: catalog
             .collectors
             .iter()
@@ -363,9 +371,11 @@ pub fn stat(state_dir: &Path) -> Result<StatReport, StoreError> {
 }
 
 /// A block's index and tables suffice; a journal has to be read.
-fn stat_file(folder: &Folder, name: Name) -> FileReport {
+fn stat_file(folder: &Folder, name: Name, sections: &mut BTreeMap<Section, u64>) -> FileReport {
     if name.kind == FileKind::Journal {
-        return check_file(folder, name);
+        let report = check_file(folder, name);
+        *sections.entry(Section::Window).or_default() += report.bytes;
+        return report;
     }
     let opened = folder.open(name).map_err(FileError::Read).and_then(Block::open).and_then(|mut block| {
         block.load(Parts { code: false, series: true })?;
@@ -385,6 +395,9 @@ fn stat_file(folder: &Folder, name: Name) -> FileReport {
                 ..Contents::default()
             };
             count_tables(&block.tables, &mut contents);
+            for chunk in &block.index.chunks {
+                *sections.entry(chunk.section).or_default() += chunk.bytes;
+            }
             FileState::Whole
         }
         Err(error @ FileError::NewerVersion { .. }) => FileState::Newer { reason: error.to_string() },

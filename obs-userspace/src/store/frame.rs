@@ -2,6 +2,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+use zstd::zstd_safe::CParameter;
+
 use super::{
     bytes::{Malformed, Parsed, UNFINISHED},
     error::{FileError, StoreError},
@@ -196,6 +198,25 @@ impl Section {
         index.and_then(|index| Self::ALL.get(index)).copied().ok_or(Malformed("a frame is of no known kind"))
     }
 
+    /// What it is called where sizes are told.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Window => "windows as they came",
+            Self::Strings => "strings",
+            Self::Code => "frames",
+            Self::Stacks => "stacks",
+            Self::Who => "processes and samples' keys",
+            Self::Series => "series' labels",
+            Self::Windows => "times",
+            Self::Events => "events",
+            Self::SamplesCoarse => "samples, roll-up",
+            Self::PointsCoarse => "points, roll-up",
+            Self::SamplesFine => "samples",
+            Self::PointsFine => "points",
+            Self::Index => "index",
+        }
+    }
+
     /// Whether it holds windows as they came, which the roll-up can stand for.
     pub(super) fn is_fine(self) -> bool {
         matches!(self, Self::SamplesFine | Self::PointsFine)
@@ -243,16 +264,39 @@ impl FrameHeader {
     }
 }
 
-/// Appends a frame. Returns its length.
-pub(super) fn put_frame(out: &mut Vec<u8>, section: Section, raw: &[u8], level: i32) -> Result<usize, StoreError> {
-    let error = |source| StoreError::Compress { bytes: raw.len(), source };
-    if raw.len() > FRAME_BYTES_MAX {
-        return Err(error(io::ErrorKind::FileTooLarge.into()));
+/// How far back a compressed frame may refer, and how much is remembered for that, as powers of two: what bounds the memory
+/// of compression, at one megabyte.
+const WINDOW_LOG: u32 = 18;
+const TABLE_LOG: u32 = 16;
+
+/// Makes frames.
+pub(super) struct FrameWriter {
+    compressor: zstd::bulk::Compressor<'static>,
+}
+
+impl FrameWriter {
+    pub(super) fn new(level: i32) -> Result<Self, StoreError> {
+        let error = |source| StoreError::Compress { bytes: 0, source };
+        let mut compressor = zstd::bulk::Compressor::new(level).map_err(error)?;
+        for parameter in
+            [CParameter::WindowLog(WINDOW_LOG), CParameter::HashLog(TABLE_LOG), CParameter::ChainLog(TABLE_LOG)]
+        {
+            compressor.set_parameter(parameter).map_err(error)?;
+        }
+        Ok(Self { compressor })
     }
-    let compressed = zstd::bulk::compress(raw, level).map_err(error)?;
-    let (codec, stored) = if compressed.len() < raw.len() { (1, &compressed[..]) } else { (0, raw) };
-    put_stored(out, section, codec, raw.len(), stored);
-    Ok(FRAME_HEADER_BYTES + stored.len())
+
+    /// Appends a frame. Returns its length.
+    pub(super) fn put(&mut self, out: &mut Vec<u8>, section: Section, raw: &[u8]) -> Result<usize, StoreError> {
+        let error = |source| StoreError::Compress { bytes: raw.len(), source };
+        if raw.len() > FRAME_BYTES_MAX {
+            return Err(error(io::ErrorKind::FileTooLarge.into()));
+        }
+        let compressed = self.compressor.compress(raw).map_err(error)?;
+        let (codec, stored) = if compressed.len() < raw.len() { (1, &compressed[..]) } else { (0, raw) };
+        put_stored(out, section, codec, raw.len(), stored);
+        Ok(FRAME_HEADER_BYTES + stored.len())
+    }
 }
 
 fn put_stored(out: &mut Vec<u8>, section: Section, codec: u8, raw_bytes: usize, stored: &[u8]) {
@@ -367,7 +411,7 @@ mod tests {
     fn every_flipped_bit_and_every_cut_of_a_frame_is_found() {
         for raw in [&b"short"[..], &[42; 300][..]] {
             let mut good = Vec::new();
-            put_frame(&mut good, Section::Window, raw, 3).unwrap();
+            FrameWriter::new(3).unwrap().put(&mut good, Section::Window, raw).unwrap();
             let mut reader = FrameReader::default();
             let (header, contents) = reader.read(&good[..], 0, good.len() as u64).unwrap();
             assert_eq!((header.section, contents), (Section::Window, raw));
@@ -385,7 +429,7 @@ mod tests {
     #[test]
     fn a_frame_cannot_grow_beyond_what_it_says() {
         let mut bytes = Vec::new();
-        put_frame(&mut bytes, Section::Window, &[0; 1 << 20], 3).unwrap();
+        FrameWriter::new(3).unwrap().put(&mut bytes, Section::Window, &[0; 1 << 20]).unwrap();
         // The same contents, said to be shorter, with the right checksum.
         let stored = bytes.split_off(FRAME_HEADER_BYTES);
         let mut lying = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use indexmap::IndexSet;
+use foldhash::fast::RandomState;
 
 use super::{
     error::WindowError,
@@ -16,6 +16,9 @@ use super::{
     },
 };
 use crate::model::process::ProcessKey;
+
+/// Hashes are looked up millions of times a day; this one is seeded too, so that names cannot be chosen to collide.
+type IndexSet<T> = indexmap::IndexSet<T, RandomState>;
 
 /// How many entries each table had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

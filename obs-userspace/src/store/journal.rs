@@ -7,7 +7,7 @@ use super::{
     bytes::{Malformed, Parsed},
     error::{FileError, StoreError, WindowError},
     folder::{Folder, Name},
-    frame::{FILE_HEADER_BYTES, FileHeader, FileKind, FrameReader, ReadAt, Section, put_frame},
+    frame::{FILE_HEADER_BYTES, FileHeader, FileKind, FrameReader, FrameWriter, ReadAt, Section},
     interner::Interner,
     limits::{BUCKETS_MAX, ENTRIES_MAX, EVENTS_MAX, FRAME_BYTES_MAX, JOURNAL_BYTES_MAX, WINDOWS_MAX},
     tables::Tables,
@@ -136,6 +136,7 @@ pub(super) struct Journal {
     pub(super) name: Name,
     boot_id: [u8; 16],
     tables: Interner,
+    frames: FrameWriter,
     pub(super) bytes: u64,
     extent: Extent,
     is_synced: bool,
@@ -147,8 +148,8 @@ impl Journal {
         let name = Name { sequence, kind: FileKind::Journal };
         let header = FileHeader { kind: FileKind::Journal, is_coarse: false, sequence, boot_id };
         let (file, path) = folder.create(name, &header.encode())?;
-        let (tables, extent) = (Interner::default(), Extent::default());
-        Ok(Self { file, path, name, boot_id, tables, bytes: FILE_HEADER_BYTES as u64, extent, is_synced: true })
+        let (tables, extent, frames) = (Interner::default(), Extent::default(), FrameWriter::new(LEVEL)?);
+        Ok(Self { file, path, name, boot_id, tables, frames, bytes: FILE_HEADER_BYTES as u64, extent, is_synced: true })
     }
 
     /// Opens a journal of an earlier run to go on with it: cuts off what is torn at its end. Returns how many bytes that were,
@@ -166,12 +167,14 @@ impl Journal {
             // Again, for the tables may have taken up a part of what was cut.
             (whole, tables, extent, _) = measure(&file).map_err(unreadable)?;
         }
+        let frames = FrameWriter::new(LEVEL)?;
         let journal = Interner::of_tables(&tables).map(|tables| Self {
             file,
             path: path.clone(),
             name,
             boot_id: header.boot_id,
             tables,
+            frames,
             bytes: whole,
             extent,
             is_synced: true,
@@ -219,12 +222,12 @@ impl Journal {
         }
     }
 
-    fn write(&self, raw: &[u8], refused: &impl Fn(WindowError) -> StoreError) -> Result<u64, StoreError> {
+    fn write(&mut self, raw: &[u8], refused: &impl Fn(WindowError) -> StoreError) -> Result<u64, StoreError> {
         if raw.len() > FRAME_BYTES_MAX {
             return Err(refused(WindowError::TooLarge { what: "bytes", max: FRAME_BYTES_MAX }));
         }
         let mut frame = Vec::new();
-        put_frame(&mut frame, Section::Window, raw, LEVEL)?;
+        self.frames.put(&mut frame, Section::Window, raw)?;
         self.file.write_all_at(&frame, self.bytes).map_err(|source| {
             // What was written of it is no frame: it must not stand before the next one.
             let cut: io::Result<()> = self.file.set_len(self.bytes);

@@ -48,7 +48,7 @@ pub(super) const JOURNAL_BYTES_MAX: u64 = 32 << 20;
 pub(super) const TABLE_FILL: (usize, usize) = (1, 2);
 
 /// Entries that are sorted at once when a journal is made into a block: what bounds its memory.
-pub(super) const CHUNK_ENTRIES: usize = 1 << 16;
+pub(super) const CHUNK_ENTRIES: usize = 1 << 15;
 /// Most chunks of a block, over all sections.
 pub(super) const CHUNKS_MAX: usize = 1 << 12;
 

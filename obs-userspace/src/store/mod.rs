@@ -14,6 +14,7 @@ mod codes;
 mod error;
 mod folder;
 mod frame;
+pub mod fuzz;
 mod interner;
 mod journal;
 pub mod limits;
@@ -21,6 +22,7 @@ mod number_column;
 mod point_chunk;
 mod query;
 mod reader;
+mod reorder;
 mod sample_chunk;
 mod seal;
 mod tables;
@@ -40,9 +42,9 @@ pub use self::{
     error::{FileError, StoreError, WindowError},
     frame::ReadAt,
     query::{
-        Catalog, CollectorInfo, EventQuery, EventRecord, Events, Function, Limits, MatchOp, Matcher, MergedProfile,
-        Notes, ProcessQuery, ProcessRecord, Processes, ProfileQuery, Series, SeriesInfo, SeriesPoint, SeriesQuery,
-        SeriesResult, SeriesValue, TopFunctions,
+        Catalog, CollectorInfo, EventQuery, EventRecord, Events, Function, Grouping, Limits, MatchOp, Matcher,
+        MergedProfile, Notes, ProcessQuery, ProcessRecord, Processes, ProfileQuery, Series, SeriesInfo, SeriesPoint,
+        SeriesQuery, SeriesResult, SeriesValue, TopFunctions,
     },
     reader::Reader,
     values::HistogramValue,

@@ -12,6 +12,9 @@ const SECOND_DELTAS: u8 = 1;
 /// Floating-point numbers that are decimals: the places after the point, then whole numbers.
 const DECIMALS: u8 = 0x10;
 const PLACES_MAX: u8 = 9;
+/// Floating-point numbers that are multiples of 2^-30, as durations are that the kernel side counts: then whole numbers.
+const TICKS: u8 = 0x30;
+const TICKS_PER_UNIT: f64 = 1_073_741_824.0;
 /// Other floating-point numbers: the bytes in which each differs from the one before.
 const BITS: u8 = 0x20;
 
@@ -79,9 +82,10 @@ pub(super) fn put_floats(out: &mut Vec<u8>, values: &[f64]) {
     if values.is_empty() {
         return;
     }
-    for places in 0..=PLACES_MAX {
-        if let Some(scaled) = values.iter().map(|value| scaled(*value, places)).collect::<Option<Vec<u64>>>() {
-            out.push(DECIMALS | places);
+    let decimals = (0..=PLACES_MAX).map(|places| (DECIMALS | places, power_of_ten(places)));
+    for (form, factor) in decimals.chain([(TICKS, TICKS_PER_UNIT)]) {
+        if let Some(scaled) = values.iter().map(|value| scaled(*value, factor)).collect::<Option<Vec<u64>>>() {
+            out.push(form);
             put_whole(out, &scaled);
             return;
         }
@@ -101,9 +105,8 @@ pub(super) fn put_floats(out: &mut Vec<u8>, values: &[f64]) {
     }
 }
 
-/// A decimal with so many places as a whole number, if it is one and leads back to the same bits.
-fn scaled(value: f64, places: u8) -> Option<u64> {
-    let factor = power_of_ten(places);
+/// A value as a whole number of so many to the unit, if that leads back to the same bits.
+fn scaled(value: f64, factor: f64) -> Option<u64> {
     let scaled = whole((value * factor).round())?;
     (unscaled(scaled as u64, factor).to_bits() == value.to_bits()).then_some(scaled as u64)
 }
@@ -123,8 +126,12 @@ pub(super) fn read_floats(cursor: &mut Cursor<'_>, count: usize) -> Parsed<Vec<f
         return Ok(Vec::new());
     }
     let mode = cursor.u8()?;
-    if mode & 0xf0 == DECIMALS && mode & 0x0f <= PLACES_MAX {
-        let factor = power_of_ten(mode & 0x0f);
+    let factor = match mode & 0x0f {
+        0 if mode == TICKS => Some(TICKS_PER_UNIT),
+        places if mode & 0xf0 == DECIMALS && places <= PLACES_MAX => Some(power_of_ten(places)),
+        _ => None,
+    };
+    if let Some(factor) = factor {
         return Ok(read_whole(cursor, count)?.into_iter().map(|value| unscaled(value, factor)).collect());
     }
     if mode != BITS {
@@ -176,6 +183,9 @@ mod tests {
         assert!(whole_bytes(&evenly) <= 110);
         let load: Vec<f64> = (0..100).map(|index| f64::from(150 + index % 9) / 100.0).collect();
         assert!(float_bytes(&load) <= 110);
+        let ticks: Vec<f64> =
+            (0..100).map(|index| f64::from(index * index % 37 + 1_000_001) / TICKS_PER_UNIT).collect();
+        assert!(float_bytes(&ticks) <= 110);
         float_bytes(&[0.1, 1.0 / 3.0, 1.0 / 3.0, f64::MAX]);
     }
 

@@ -48,7 +48,7 @@ pub(super) fn put_fine(out: &mut Vec<u8>, slots: &[u32], column: &FineColumn) {
     put_slots(&mut row, slots);
     match column {
         FineColumn::Counter(values) | FineColumn::Gauge(values) => put_floats(&mut row, values),
-        FineColumn::Histogram(values) => values.iter().for_each(|value| values::put_histogram(&mut row, value)),
+        FineColumn::Histogram(values) => values::put_histograms(&mut row, values.iter()),
     }
     put_bytes(out, &row);
 }
@@ -115,10 +115,8 @@ pub(super) fn put_coarse(out: &mut Vec<u8>, kind: SeriesKind, rows: &[(u32, u32,
         SeriesKind::Counter => {
             let mut columns = [Vec::new(), Vec::new(), Vec::new()];
             for (.., cell) in rows {
-                if let Cell::Counter { first, last, increase } = cell {
-                    columns[0].push(*first);
-                    columns[1].push(*last);
-                    columns[2].push(*increase);
+                if let Cell::Counter { first, last, lost } = cell {
+                    columns.iter_mut().zip([first, last, lost]).for_each(|(column, value)| column.push(*value));
                 }
             }
             columns.iter().for_each(|column| put_floats(&mut row, column));
@@ -133,14 +131,17 @@ pub(super) fn put_coarse(out: &mut Vec<u8>, kind: SeriesKind, rows: &[(u32, u32,
             columns.iter().for_each(|column| put_floats(&mut row, column));
         }
         SeriesKind::Histogram => {
-            for (.., cell) in rows {
-                if let Cell::Histogram(value) = cell {
-                    values::put_histogram(&mut row, value);
-                }
-            }
+            values::put_histograms(&mut row, rows.iter().filter_map(histogram_of));
         }
     }
     put_bytes(out, &row);
+}
+
+fn histogram_of((.., cell): &(u32, u32, Cell)) -> Option<&HistogramValue> {
+    match cell {
+        Cell::Histogram(value) => Some(value),
+        Cell::Counter { .. } | Cell::Gauge { .. } => None,
+    }
 }
 
 /// Visits the points of the wanted series of a chunk: series, slot, how many windows, cell.
@@ -188,10 +189,8 @@ fn read_fine(
             slots_of.zip(read_floats(row, slots.len())?).try_for_each(|(slot, value)| visit(slot, Cell::gauge(value)))
         }
         SeriesKind::Histogram => {
-            for slot in slots_of {
-                visit(slot, Cell::Histogram(values::histogram(row)?))?;
-            }
-            Ok(())
+            let values = values::histograms(row, slots.len())?;
+            slots_of.zip(values).try_for_each(|(slot, value)| visit(slot, Cell::Histogram(value)))
         }
     }
 }
@@ -211,9 +210,9 @@ fn read_coarse(
         SeriesKind::Counter => {
             let firsts = read_floats(row, slots.len())?;
             let lasts = read_floats(row, slots.len())?;
-            let increases = read_floats(row, slots.len())?;
-            for ((((slot, windows), first), last), increase) in slots_of.zip(firsts).zip(lasts).zip(increases) {
-                visit(slot, windows, Cell::Counter { first, last, increase })?;
+            let losses = read_floats(row, slots.len())?;
+            for ((((slot, windows), first), last), lost) in slots_of.zip(firsts).zip(lasts).zip(losses) {
+                visit(slot, windows, Cell::Counter { first, last, lost })?;
             }
         }
         SeriesKind::Gauge => {
@@ -226,8 +225,8 @@ fn read_coarse(
             }
         }
         SeriesKind::Histogram => {
-            for (slot, windows) in slots_of {
-                visit(slot, windows, Cell::Histogram(values::histogram(row)?))?;
+            for ((slot, windows), value) in slots_of.zip(values::histograms(row, slots.len())?) {
+                visit(slot, windows, Cell::Histogram(value))?;
             }
         }
     }

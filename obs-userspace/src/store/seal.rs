@@ -7,13 +7,14 @@ use std::{fs::File, io::Write, ops::Range};
 
 use super::{
     block::{Block, Chunk, Index, Times, put_trailer},
-    bytes::{Malformed, Parsed, put_varint},
+    bytes::{Parsed, put_varint},
     error::{FileError, StoreError},
     folder::{Folder, Name},
-    frame::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FileKind, ReadAt as _, Section, put_frame},
+    frame::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FileKind, FrameWriter, ReadAt as _, Section},
     journal::{FIRST_FRAME, scan, scan_known},
     limits::{CHUNK_ENTRIES, FRAME_BYTES_MAX},
     point_chunk::{FineColumn, put_coarse, put_fine},
+    reorder::{Reordered, reorder},
     sample_chunk::{Factors, SampleChunk},
     tables::{KindEntry, Tables, at, put_code, put_series, put_stacks, put_strings, put_who},
     values::Cell,
@@ -21,7 +22,7 @@ use super::{
 };
 
 /// A block is written once and read often.
-const LEVEL: i32 = 12;
+const LEVEL: i32 = 16;
 /// So many buckets of a histogram count as much as a point when chunks are measured.
 const POINT_BUCKETS: u64 = 2;
 /// Events that are compressed together.
@@ -76,13 +77,15 @@ struct Writer<'a> {
     file: &'a File,
     folder: &'a Folder,
     name: Name,
+    frames: FrameWriter,
     offset: u64,
     index: Index,
 }
 
 impl<'a> Writer<'a> {
     fn begin(file: &'a File, header: &FileHeader, folder: &'a Folder, name: Name) -> Result<Self, StoreError> {
-        let mut writer = Self { file, folder, name, offset: 0, index: Index::default() };
+        let frames = FrameWriter::new(LEVEL)?;
+        let mut writer = Self { file, folder, name, frames, offset: 0, index: Index::default() };
         writer.write(&header.encode())?;
         Ok(writer)
     }
@@ -96,7 +99,7 @@ impl<'a> Writer<'a> {
 
     fn frame(&mut self, section: Section, ids: Range<u32>, raw: &[u8]) -> Result<(), StoreError> {
         let mut frame = Vec::new();
-        put_frame(&mut frame, section, raw, LEVEL)?;
+        self.frames.put(&mut frame, section, raw)?;
         self.add(section, ids, &frame)
     }
 
@@ -115,7 +118,7 @@ impl<'a> Writer<'a> {
     fn finish(mut self) -> Result<u64, StoreError> {
         let offset = self.offset;
         let mut end = Vec::new();
-        put_frame(&mut end, Section::Index, &self.index.encode(), LEVEL)?;
+        self.frames.put(&mut end, Section::Index, &self.index.encode())?;
         put_trailer(&mut end, offset);
         self.write(&end)?;
         Ok(self.offset)
@@ -125,7 +128,7 @@ impl<'a> Writer<'a> {
 /// What a first reading of the journal learns.
 #[derive(Default)]
 struct Survey {
-    tables: Tables,
+    order: Reordered,
     times: Times,
     index: Index,
     /// Per key, how many samples it has.
@@ -223,11 +226,11 @@ impl Survey {
                 Ok(())
             })
         })?;
-        survey.finish(tables, seen);
+        survey.finish(tables, seen).map_err(|what| FileError::Damaged { offset: FIRST_FRAME, what })?;
         Ok(survey)
     }
 
-    fn finish(&mut self, tables: Tables, mut seen: Vec<(u64, u64)>) {
+    fn finish(&mut self, tables: Tables, mut seen: Vec<(u64, u64)>) -> Parsed<()> {
         let Self { times, index, samples_of, points_of, relations, .. } = self;
         index.windows = times.windows.len() as u64;
         index.started_unix_ns = times.windows.first().map_or(0, |(start, _)| *start);
@@ -248,17 +251,15 @@ impl Survey {
             relations.iter().map(factor).collect()
         };
         times.factors = relations.iter_mut().zip(&tables.kinds).map(factors_of).collect();
-        self.tables = tables;
+        self.order = reorder(&tables)?;
+        self.samples_of = ranked(&self.samples_of, &self.order.key_rank);
+        self.points_of = ranked(&self.points_of, &self.order.series_rank);
+        Ok(())
     }
 
     fn write(mut self, source: &File, mut writer: Writer<'_>) -> Result<u64, StoreError> {
         writer.index = std::mem::take(&mut self.index);
-        // Series of one name stand together, so that a query reads few chunks.
-        let order = self.series_order();
-        let mut rank = vec![0_u32; order.len()];
-        (0..).zip(&order).for_each(|(position, index)| rank[*index as usize] = position);
-
-        let tables = &self.tables;
+        let tables = &self.order.tables;
         let mut raw = Vec::new();
         put_strings(&mut raw, tables.strings.iter());
         writer.frame(Section::Strings, 0..0, &raw)?;
@@ -272,28 +273,13 @@ impl Survey {
         put_who(&mut raw, tables.processes.iter(), tables.kinds.iter(), tables.keys.iter());
         writer.frame(Section::Who, 0..0, &raw)?;
         raw.clear();
-        put_series(&mut raw, order.iter().map(|index| &tables.series[*index as usize]));
+        put_series(&mut raw, tables.series.iter());
         writer.frame(Section::Series, 0..0, &raw)?;
         writer.frame(Section::Windows, 0..0, &self.times.encode())?;
         self.write_events(source, &mut writer)?;
         self.write_samples(source, &mut writer)?;
-        self.write_points(source, &mut writer, &order, &rank)?;
+        self.write_points(source, &mut writer)?;
         writer.finish()
-    }
-
-    fn series_order(&self) -> Vec<u32> {
-        let text = |index: u32| self.tables.strings.get(index).unwrap_or_default();
-        let mut order: Vec<u32> = (0..self.tables.series.len() as u32).collect();
-        order.sort_by(|left, right| {
-            let (left, right) = (&self.tables.series[*left as usize], &self.tables.series[*right as usize]);
-            let labels = |labels: &[(u32, u32)]| -> Vec<(&str, &str)> {
-                labels.iter().map(|(name, value)| (text(*name), text(*value))).collect()
-            };
-            (text(left.name), left.kind)
-                .cmp(&(text(right.name), right.kind))
-                .then_with(|| labels(&left.labels).cmp(&labels(&right.labels)))
-        });
-        order
     }
 
     /// Reads the journal again. It was read before: it is as it was, for nothing is appended to it any more.
@@ -301,13 +287,13 @@ impl Survey {
         &self,
         source: &File,
         writer: &Writer<'_>,
-        mut visit: impl FnMut(u32, &WindowView<'_>, &Tables) -> Parsed<()>,
+        mut visit: impl FnMut(u32, &WindowView<'_>) -> Parsed<()>,
     ) -> Result<(), StoreError> {
         let unreadable = |source| StoreError::Seal { path: writer.folder.path(writer.name), source };
         let mut window = 0;
         scan_known(source, self.times.windows.len(), |view| {
             window += 1;
-            visit(window - 1, view, &self.tables)
+            visit(window - 1, view)
         })
         .map_err(unreadable)
     }
@@ -318,33 +304,35 @@ impl Survey {
         }
         let base = writer.index.started_unix_ns;
         let mut events: Vec<EventRow> = Vec::new();
-        let mut frames: Vec<Vec<u8>> = Vec::new();
-        self.scan_again(source, writer, |_, view, _| {
-            view.events(|event| {
+        let mut chunks: Vec<Vec<u8>> = Vec::new();
+        self.scan_again(source, writer, |_, view| {
+            view.events(|mut event| {
+                let string = |index: &mut u32| at(&self.order.string_rank, *index).map(|rank| *index = *rank);
+                string(&mut event.name)?;
+                for (name, value) in &mut event.labels {
+                    string(name).and(string(value))?;
+                }
                 events.push(event);
                 if events.len() == CHUNK_EVENTS {
-                    frames.push(events_frame(base, &events)?);
+                    chunks.push(events_raw(base, &events));
                     events.clear();
                 }
                 Ok(())
             })
         })?;
-        for frame in frames {
-            writer.add(Section::Events, 0..0, &frame)?;
-        }
         if !events.is_empty() {
-            writer.frame(Section::Events, 0..0, &events_raw(base, &events))?;
+            chunks.push(events_raw(base, &events));
         }
-        Ok(())
+        chunks.iter().try_for_each(|raw| writer.frame(Section::Events, 0..0, raw))
     }
 
     fn write_samples(&self, source: &File, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let bucket_of = self.bucket_of();
-        let types = self.tables.kinds.iter().map(|kind| kind.value_types.len()).max().unwrap_or(0);
+        let types = self.order.tables.kinds.iter().map(|kind| kind.value_types.len()).max().unwrap_or(0);
         let mut coarse = SampleChunk { values: vec![Vec::new(); types], ..SampleChunk::default() };
         for keys in chunks(&self.samples_of) {
             let fine = self.gather_samples(source, writer, keys.clone(), types)?;
-            let encoded = fine.encode(&self.tables, &self.times.factors);
+            let encoded = fine.encode(&self.order.tables, &self.times.factors);
             writer.frame(Section::SamplesFine, keys.clone(), &wrong(encoded, writer)?)?;
             if coarse.slots.len() + fine.slots.len() > CHUNK_ENTRIES && !coarse.counts.is_empty() {
                 self.flush_coarse(&mut coarse, writer)?;
@@ -359,7 +347,7 @@ impl Survey {
             return Ok(());
         }
         let end = coarse.first_key + coarse.counts.len() as u32;
-        let encoded = wrong(coarse.encode(&self.tables, &self.times.factors), writer)?;
+        let encoded = wrong(coarse.encode(&self.order.tables, &self.times.factors), writer)?;
         writer.frame(Section::SamplesCoarse, coarse.first_key..end, &encoded)?;
         let values = vec![Vec::new(); coarse.values.len()];
         *coarse = SampleChunk { first_key: end, values, ..SampleChunk::default() };
@@ -388,8 +376,9 @@ impl Survey {
         let total = counts.iter().map(|count| *count as usize).sum();
         let mut chunk =
             SampleChunk { first_key: keys.start, counts, slots: vec![0; total], values: vec![vec![0; total]; types] };
-        self.scan_again(source, writer, |window, view, tables| {
-            view.samples(tables, |key, values| {
+        self.scan_again(source, writer, |window, view| {
+            view.samples(&self.order, |key, values| {
+                let key = *at(&self.order.key_rank, key)?;
                 if keys.contains(&key) {
                     let place = &mut next[(key - keys.start) as usize];
                     chunk.slots[*place] = window;
@@ -402,22 +391,15 @@ impl Survey {
         Ok(chunk)
     }
 
-    fn write_points(
-        &self,
-        source: &File,
-        writer: &mut Writer<'_>,
-        order: &[u32],
-        rank: &[u32],
-    ) -> Result<(), StoreError> {
+    fn write_points(&self, source: &File, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let bucket_of = self.bucket_of();
-        let kind_of = |position: u32| self.tables.series[order[position as usize] as usize].kind;
-        let counts: Vec<u32> = order.iter().map(|index| self.points_of[*index as usize]).collect();
-        for positions in chunks(&counts) {
+        let kind_of = |position: u32| self.order.tables.series[position as usize].kind;
+        for positions in chunks(&self.points_of) {
             let mut columns: Vec<(Vec<u32>, FineColumn)> =
                 positions.clone().map(|position| (Vec::new(), FineColumn::new(kind_of(position)))).collect();
-            self.scan_again(source, writer, |window, view, tables| {
-                view.points(tables, |series, cell: Cell| {
-                    let position = rank[series as usize];
+            self.scan_again(source, writer, |window, view| {
+                view.points(&self.order, |series, cell: Cell| {
+                    let position = *at(&self.order.series_rank, series)?;
                     if positions.contains(&position) {
                         let (slots, column) = &mut columns[(position - positions.start) as usize];
                         slots.push(window);
@@ -441,6 +423,13 @@ impl Survey {
         }
         Ok(())
     }
+}
+
+/// The same numbers in another order.
+fn ranked(numbers: &[u32], rank: &[u32]) -> Vec<u32> {
+    let mut ranked = vec![0; rank.len()];
+    numbers.iter().zip(rank).for_each(|(number, rank)| ranked[*rank as usize] = *number);
+    ranked
 }
 
 /// Where the entries of each key begin.
@@ -504,13 +493,6 @@ fn events_raw(base: u64, events: &[EventRow]) -> Vec<u8> {
         before = event.time_unix_ns;
     }
     raw
-}
-
-fn events_frame(base: u64, events: &[EventRow]) -> Parsed<Vec<u8>> {
-    let mut frame = Vec::new();
-    put_frame(&mut frame, Section::Events, &events_raw(base, events), LEVEL)
-        .map_err(|_| Malformed("events cannot be compressed"))?;
-    Ok(frame)
 }
 
 fn wrong<T>(parsed: Parsed<T>, writer: &Writer<'_>) -> Result<T, StoreError> {

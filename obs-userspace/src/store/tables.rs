@@ -4,7 +4,7 @@
 //! entries at the end of each table, a finished block has each table whole. References are checked when they are followed.
 
 use super::{
-    bytes::{Cursor, Malformed, Parsed, put_varint},
+    bytes::{Cursor, Malformed, Parsed, put_varint, unzigzag, zigzag},
     codes::{self, SeriesKind},
     limits::{
         FRAMES_MAX, KEYS_MAX, KINDS_MAX, LABELS_MAX, LABELS_TOTAL_MAX, MODULES_MAX, NODES_MAX, PROCESSES_MAX,
@@ -108,7 +108,7 @@ impl Strings {
         (0..self.ends.len() as u32).map(|index| self.get(index).unwrap_or_default())
     }
 
-    fn add(&mut self, bytes: &[u8]) -> Parsed<()> {
+    pub(super) fn add(&mut self, bytes: &[u8]) -> Parsed<()> {
         let text = std::str::from_utf8(bytes).map_err(|_| Malformed("a string is not UTF-8"))?;
         if self.text.len() + text.len() > STRINGS_BYTES_MAX {
             return Err(Malformed("its strings are longer than they may be"));
@@ -158,11 +158,11 @@ pub(super) fn put_code<'a>(
     modules.clone().for_each(|entry| put_varint(out, entry.path.into()));
     modules.for_each(|entry| put_varint(out, entry.build_id.0.into()));
     put_varint(out, frames.len() as u64);
-    frames.clone().for_each(|entry| put_varint(out, entry.function.0.into()));
+    put_deltas(out, frames.clone().map(|entry| entry.function.0));
     frames.clone().for_each(|entry| out.push(codes::of_frame_kind(entry.kind)));
     frames.clone().for_each(|entry| put_varint(out, entry.module.0.into()));
     frames.clone().for_each(|entry| put_varint(out, entry.address));
-    frames.clone().for_each(|entry| put_varint(out, entry.file.0.into()));
+    put_deltas(out, frames.clone().map(|entry| entry.file.0));
     frames.for_each(|entry| put_varint(out, entry.line.into()));
 }
 
@@ -177,7 +177,7 @@ pub(super) fn put_stacks<'a>(
         // A child mostly follows its parent: 0.
         put_varint(out, index - u64::from(entry.parent.0));
     }
-    nodes.for_each(|entry| put_varint(out, entry.frame.into()));
+    put_planes(out, &nodes.map(|entry| entry.frame));
 }
 
 pub(super) fn put_who<'a>(
@@ -187,9 +187,13 @@ pub(super) fn put_who<'a>(
     keys: impl ExactSizeIterator<Item = &'a KeyEntry> + Clone,
 ) {
     put_varint(out, processes.len() as u64);
-    processes.clone().for_each(|entry| put_varint(out, entry.key.pid.into()));
-    processes.clone().for_each(|entry| put_varint(out, entry.key.started_ns));
-    processes.clone().for_each(|entry| put_varint(out, entry.key.exec_id.into()));
+    put_deltas(out, processes.clone().map(|entry| entry.key.pid));
+    let mut before = 0_u64;
+    for entry in processes.clone() {
+        put_varint(out, zigzag(entry.key.started_ns.wrapping_sub(before) as i64));
+        before = entry.key.started_ns;
+    }
+    put_deltas(out, processes.clone().map(|entry| entry.key.exec_id));
     processes.for_each(|entry| put_pairs(out, &entry.attributes));
     put_varint(out, kinds.len() as u64);
     for KindEntry { collector, value_types, period } in kinds {
@@ -203,10 +207,10 @@ pub(super) fn put_who<'a>(
         }
     }
     put_varint(out, keys.len() as u64);
-    keys.clone().for_each(|entry| put_varint(out, entry.kind.into()));
-    keys.clone().for_each(|entry| put_varint(out, entry.process.into()));
-    keys.clone().for_each(|entry| put_varint(out, entry.thread.into()));
-    keys.clone().for_each(|entry| put_varint(out, entry.stack.0.into()));
+    put_deltas(out, keys.clone().map(|entry| entry.kind));
+    put_deltas(out, keys.clone().map(|entry| entry.process));
+    put_deltas(out, keys.clone().map(|entry| entry.thread));
+    put_deltas(out, keys.clone().map(|entry| entry.stack.0));
     keys.for_each(|entry| out.push(entry.cut));
 }
 
@@ -215,6 +219,48 @@ pub(super) fn put_series<'a>(out: &mut Vec<u8>, series: impl ExactSizeIterator<I
     series.clone().for_each(|entry| out.push(codes::of_series_kind(entry.kind)));
     series.clone().for_each(|entry| put_varint(out, entry.name.into()));
     series.for_each(|entry| put_pairs(out, &entry.labels));
+}
+
+/// The bytes of all numbers by their rank, the lowest first: how many there are of each, then they. Bytes of one rank are
+/// alike, and those of different ranks are not.
+fn put_planes(out: &mut Vec<u8>, numbers: &(impl Iterator<Item = u32> + Clone)) {
+    let width = numbers.clone().max().map_or(0, |max| 4 - max.leading_zeros() / 8);
+    out.push(width as u8);
+    for rank in 0..width {
+        out.extend(numbers.clone().map(|number| (number >> (8 * rank)) as u8));
+    }
+}
+
+fn planes(cursor: &mut Cursor<'_>, count: usize) -> Parsed<Vec<u32>> {
+    let mut numbers = vec![0; count];
+    let width = cursor.u8()?;
+    if width > 4 {
+        return Err(Malformed("a number has more than 32 bits"));
+    }
+    for rank in 0..width {
+        for (number, byte) in numbers.iter_mut().zip(cursor.take(count)?) {
+            *number |= u32::from(*byte) << (8 * rank);
+        }
+    }
+    Ok(numbers)
+}
+
+/// Each number as the difference from the one before.
+fn put_deltas(out: &mut Vec<u8>, numbers: impl Iterator<Item = u32>) {
+    let mut before = 0;
+    for number in numbers {
+        put_varint(out, zigzag(i64::from(number) - before));
+        before = number.into();
+    }
+}
+
+fn deltas(cursor: &mut Cursor<'_>, count: usize) -> Parsed<Vec<u32>> {
+    let mut before = 0_i64;
+    let next = |_| {
+        before = before.wrapping_add(unzigzag(cursor.varint()?));
+        u32::try_from(before).map_err(|_| Malformed("a number has more than 32 bits"))
+    };
+    (0..count).map(next).collect()
 }
 
 fn put_pairs(out: &mut Vec<u8>, pairs: &[(u32, u32)]) {
@@ -239,6 +285,20 @@ fn maybes(cursor: &mut Cursor<'_>, count: usize) -> Parsed<Vec<Maybe>> {
 }
 
 impl Tables {
+    #[allow(clippy::too_many_arguments, reason = "one per table")]
+    pub(super) fn of(
+        strings: Strings,
+        modules: Vec<ModuleEntry>,
+        frames: Vec<FrameEntry>,
+        nodes: Vec<NodeEntry>,
+        processes: Vec<ProcessEntry>,
+        kinds: Vec<KindEntry>,
+        keys: Vec<KeyEntry>,
+        series: Vec<SeriesEntry>,
+    ) -> Self {
+        Self { strings, modules, frames, nodes, processes, kinds, keys, series, pairs: 0 }
+    }
+
     pub(super) fn read_strings(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
         let count = added(cursor, self.strings.len(), STRINGS_MAX)?;
         let lengths = column(cursor, count, |cursor| cursor.number(STRINGS_BYTES_MAX))?;
@@ -252,16 +312,17 @@ impl Tables {
         let build_ids = maybes(cursor, count)?;
         self.modules.extend(paths.into_iter().zip(build_ids).map(|(path, build_id)| ModuleEntry { path, build_id }));
         let count = added(cursor, self.frames.len(), FRAMES_MAX)?;
-        let functions = maybes(cursor, count)?;
+        let functions = deltas(cursor, count)?;
         let kinds = column(cursor, count, |cursor| codes::frame_kind(cursor.u8()?))?;
         let modules = maybes(cursor, count)?;
         let addresses = column(cursor, count, Cursor::varint)?;
-        let files = maybes(cursor, count)?;
+        let files = deltas(cursor, count)?;
         self.frames.reserve_exact(count);
         for ((((function, kind), module), address), file) in
             functions.into_iter().zip(kinds).zip(modules).zip(addresses).zip(files)
         {
             let line = cursor.u32()?;
+            let (function, file) = (Maybe(function), Maybe(file));
             self.frames.push(FrameEntry { function, kind, module, address, file, line });
         }
         Ok(())
@@ -276,17 +337,21 @@ impl Tables {
             parents.push(Maybe((index - cursor.number(index)?) as u32));
         }
         self.nodes.reserve_exact(count);
-        for parent in parents {
-            self.nodes.push(NodeEntry { parent, frame: cursor.u32()? });
-        }
+        let frames = planes(cursor, count)?;
+        self.nodes.extend(parents.into_iter().zip(frames).map(|(parent, frame)| NodeEntry { parent, frame }));
         Ok(())
     }
 
     pub(super) fn read_who(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
         let count = added(cursor, self.processes.len(), PROCESSES_MAX)?;
-        let pids = column(cursor, count, Cursor::u32)?;
-        let starts = column(cursor, count, Cursor::varint)?;
-        let exec_ids = column(cursor, count, Cursor::u32)?;
+        let pids = deltas(cursor, count)?;
+        let mut before = 0_u64;
+        let mut next = |_| {
+            before = before.wrapping_add(unzigzag(cursor.varint()?) as u64);
+            Ok(before)
+        };
+        let starts = (0..count).map(&mut next).collect::<Parsed<Vec<u64>>>()?;
+        let exec_ids = deltas(cursor, count)?;
         self.processes.reserve_exact(count);
         for ((pid, started_ns), exec_id) in pids.into_iter().zip(starts).zip(exec_ids) {
             let attributes = self.read_pairs(cursor, LABELS_MAX)?;
@@ -306,17 +371,17 @@ impl Tables {
             self.kinds.push(KindEntry { collector, value_types, period });
         }
         let count = added(cursor, self.keys.len(), KEYS_MAX)?;
-        let kinds = column(cursor, count, Cursor::u32)?;
-        let processes = column(cursor, count, Cursor::u32)?;
-        let threads = column(cursor, count, Cursor::u32)?;
-        let stacks = maybes(cursor, count)?;
+        let kinds = deltas(cursor, count)?;
+        let processes = deltas(cursor, count)?;
+        let threads = deltas(cursor, count)?;
+        let stacks = deltas(cursor, count)?;
         self.keys.reserve_exact(count);
         for (((kind, process), thread), stack) in kinds.into_iter().zip(processes).zip(threads).zip(stacks) {
             let cut = cursor.u8()?;
             codes::cut(cut)?;
             at(&self.kinds, kind)?;
             at(&self.processes, process)?;
-            self.keys.push(KeyEntry { kind, process, thread, stack, cut });
+            self.keys.push(KeyEntry { kind, process, thread, stack: Maybe(stack), cut });
         }
         Ok(())
     }

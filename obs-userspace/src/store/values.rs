@@ -3,6 +3,7 @@
 use super::{
     bytes::{Cursor, Malformed, Parsed, put_varint, unzigzag, zigzag},
     limits::HISTOGRAM_BUCKETS_MAX,
+    number_column::{put_floats, put_whole, read_floats, read_whole},
 };
 
 /// How often something had which size: base-2 exponential buckets of schema 3, as in [`crate::model::record::Histogram`].
@@ -51,14 +52,24 @@ impl HistogramValue {
 /// What a series had in one window, or in all windows of a bucket together.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
-    Counter { first: f64, last: f64, increase: f64 },
-    Gauge { min: f64, max: f64, sum: f64, last: f64 },
+    /// `lost` is what readings had reached just before the counter began again.
+    Counter {
+        first: f64,
+        last: f64,
+        lost: f64,
+    },
+    Gauge {
+        min: f64,
+        max: f64,
+        sum: f64,
+        last: f64,
+    },
     Histogram(HistogramValue),
 }
 
 impl Cell {
     pub(super) fn counter(value: f64) -> Self {
-        Self::Counter { first: value, last: value, increase: 0.0 }
+        Self::Counter { first: value, last: value, lost: 0.0 }
     }
 
     pub(super) fn gauge(value: f64) -> Self {
@@ -77,10 +88,10 @@ impl Cell {
     pub(super) fn add(&mut self, next: &Self) {
         match (self, next) {
             (
-                Self::Counter { last, increase, .. },
-                Self::Counter { first: next_first, last: next_last, increase: next_increase },
+                Self::Counter { last, lost, .. },
+                Self::Counter { first: next_first, last: next_last, lost: next_lost },
             ) => {
-                *increase += grown(*last, *next_first) + next_increase;
+                *lost += next_lost + if next_first < last { *last } else { 0.0 };
                 *last = *next_last;
             }
             (
@@ -135,9 +146,39 @@ pub(super) fn number(cursor: &mut Cursor<'_>) -> Parsed<f64> {
     }
 }
 
-/// Empty buckets at both ends are left out.
+/// Writes a histogram. Empty buckets at both ends are left out.
 pub(super) fn put_histogram(out: &mut Vec<u8>, value: &HistogramValue) {
-    let HistogramValue { first_bucket, buckets, zero_count, sum } = value;
+    put_buckets(out, value);
+    put_varint(out, value.zero_count);
+    put_number(out, value.sum);
+}
+
+pub(super) fn histogram(cursor: &mut Cursor<'_>) -> Parsed<HistogramValue> {
+    let (first_bucket, buckets) = buckets(cursor)?;
+    Ok(HistogramValue { first_bucket, buckets, zero_count: cursor.varint()?, sum: number(cursor)? })
+}
+
+/// Writes histograms by columns: zero counts, sums, then the buckets of each.
+pub(super) fn put_histograms<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a HistogramValue> + Clone) {
+    put_whole(out, &values.clone().map(|value| value.zero_count).collect::<Vec<_>>());
+    put_floats(out, &values.clone().map(|value| value.sum).collect::<Vec<_>>());
+    values.for_each(|value| put_buckets(out, value));
+}
+
+/// Reads so many histograms.
+pub(super) fn histograms(cursor: &mut Cursor<'_>, count: usize) -> Parsed<Vec<HistogramValue>> {
+    let zero_counts = read_whole(cursor, count)?;
+    let sums = read_floats(cursor, count)?;
+    let mut values = Vec::new();
+    for (zero_count, sum) in zero_counts.into_iter().zip(sums) {
+        let (first_bucket, buckets) = buckets(cursor)?;
+        values.push(HistogramValue { first_bucket, buckets, zero_count, sum });
+    }
+    Ok(values)
+}
+
+fn put_buckets(out: &mut Vec<u8>, value: &HistogramValue) {
+    let HistogramValue { first_bucket, buckets, zero_count: _, sum: _ } = value;
     let start = buckets.iter().position(|count| *count > 0).unwrap_or(buckets.len());
     let end = buckets.iter().rposition(|count| *count > 0).map_or(start, |last| last + 1);
     let buckets = &buckets[start..end];
@@ -145,17 +186,14 @@ pub(super) fn put_histogram(out: &mut Vec<u8>, value: &HistogramValue) {
     put_varint(out, zigzag(first));
     put_varint(out, buckets.len() as u64);
     buckets.iter().for_each(|count| put_varint(out, *count));
-    put_varint(out, *zero_count);
-    put_number(out, *sum);
 }
 
-pub(super) fn histogram(cursor: &mut Cursor<'_>) -> Parsed<HistogramValue> {
+fn buckets(cursor: &mut Cursor<'_>) -> Parsed<(i32, Vec<u64>)> {
     const RANGE: Malformed = Malformed("a histogram's buckets are beyond what numbers can be");
     let first_bucket = i32::try_from(unzigzag(cursor.varint()?)).map_err(|_| RANGE)?;
     let count = cursor.count(HISTOGRAM_BUCKETS_MAX)?;
     first_bucket.checked_add(count as i32).ok_or(RANGE)?;
-    let buckets = (0..count).map(|_| cursor.varint()).collect::<Parsed<_>>()?;
-    Ok(HistogramValue { first_bucket, buckets, zero_count: cursor.varint()?, sum: number(cursor)? })
+    Ok((first_bucket, (0..count).map(|_| cursor.varint()).collect::<Parsed<_>>()?))
 }
 
 #[cfg(test)]
@@ -184,7 +222,7 @@ mod tests {
         for value in [130.0, 5.0, 7.0] {
             cell.add(&Cell::counter(value));
         }
-        assert_eq!(cell, Cell::Counter { first: 100.0, last: 7.0, increase: 37.0 });
+        assert_eq!(cell, Cell::Counter { first: 100.0, last: 7.0, lost: 130.0 });
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     codes::{self, SeriesKind},
     error::WindowError,
     interner::Interner,
-    limits::{HISTOGRAM_BUCKETS_MAX, LABELS_MAX, STACK_FRAMES_MAX, VALUE_TYPES_MAX, WINDOW_EVENTS_MAX},
+    limits::{HISTOGRAM_BUCKETS_MAX, KEYS_MAX, LABELS_MAX, STACK_FRAMES_MAX, VALUE_TYPES_MAX, WINDOW_EVENTS_MAX},
     tables::{FrameEntry, KeyEntry, KindEntry, Maybe, ModuleEntry, NodeEntry, ProcessEntry, SeriesEntry, Tables, at},
     values::{self, Cell, HistogramValue},
 };
@@ -146,17 +146,12 @@ fn put_profile(
         return Err(inconsistent("it has no value types, or too many"));
     }
     let kind = put_kind(profile, tables);
-    let modules: Vec<u32> = modules.iter().map(|module| put_module(module, tables)).collect();
-    let frames = frames
-        .iter()
-        .map(|frame| put_frame(frame, &modules, tables))
-        .collect::<Option<Vec<u32>>>()
-        .ok_or_else(|| inconsistent("a frame's module is not there"))?;
     let position = |process: &ProcessInfo| match known.get(&process.key) {
         Some(position) => *position,
         None => put_process(process, &[], tables),
     };
     let processes: Vec<u32> = processes.iter().map(position).collect();
+    let mut frames = Frames { modules, frames, known: vec![Maybe::NONE; frames.len()] };
     let mut rows: Vec<(u32, Vec<u64>)> = Vec::with_capacity(samples.len());
     for ProfileSample { process, thread_name, stack, cut, values } in samples {
         let process =
@@ -170,7 +165,7 @@ fn put_profile(
         };
         let mut node = Maybe::NONE;
         for frame in kept.iter().rev() {
-            let frame = *frames.get(*frame as usize).ok_or_else(|| inconsistent("a stack's frame is not there"))?;
+            let frame = frames.get(*frame, tables).map_err(inconsistent)?;
             node = Maybe::some(tables.node(NodeEntry { parent: node, frame }));
         }
         let thread = tables.string(thread_name);
@@ -235,18 +230,37 @@ fn put_module(module: &Module, tables: &mut Interner) -> u32 {
     tables.module(ModuleEntry { path, build_id })
 }
 
-fn put_frame(frame: &Frame, modules: &[u32], tables: &mut Interner) -> Option<u32> {
-    let Frame { function, kind, module, address, source } = frame;
-    let module = match module {
-        Some(index) => Maybe::some(*modules.get(*index as usize)?),
-        None => Maybe::NONE,
-    };
-    let function = function.as_ref().map_or(Maybe::NONE, |name| Maybe::some(tables.string(name)));
-    let (file, line) = match source {
-        Some((file, line)) => (Maybe::some(tables.string(file)), *line),
-        None => (Maybe::NONE, 0),
-    };
-    Some(tables.frame(FrameEntry { function, kind: *kind, module, address: *address, file, line }))
+/// A profile's frames, and where those that were needed so far are in the tables.
+struct Frames<'a> {
+    modules: &'a [Module],
+    frames: &'a [Frame],
+    known: Vec<Maybe>,
+}
+
+impl Frames<'_> {
+    fn get(&mut self, index: u32, tables: &mut Interner) -> Result<u32, &'static str> {
+        let at = index as usize;
+        let frame = self.frames.get(at).ok_or("a stack's frame is not there")?;
+        if let Some(position) = self.known[at].get() {
+            return Ok(position);
+        }
+        let Frame { function, kind, module, address, source } = frame;
+        let module = match module {
+            Some(index) => {
+                let module = self.modules.get(*index as usize).ok_or("a frame's module is not there")?;
+                Maybe::some(put_module(module, tables))
+            }
+            None => Maybe::NONE,
+        };
+        let function = function.as_ref().map_or(Maybe::NONE, |name| Maybe::some(tables.string(name)));
+        let (file, line) = match source {
+            Some((file, line)) => (Maybe::some(tables.string(file)), *line),
+            None => (Maybe::NONE, 0),
+        };
+        let position = tables.frame(FrameEntry { function, kind: *kind, module, address: *address, file, line });
+        self.known[at] = Maybe::some(position);
+        Ok(position)
+    }
 }
 
 /// What is told twice of a process is taken from its [`ProcessInfo`].
@@ -368,6 +382,28 @@ pub(super) fn read_event(cursor: &mut Cursor<'_>, before_ns: u64) -> Parsed<Even
     Ok(EventRow { time_unix_ns, name, process, labels })
 }
 
+/// Of which kind entries are: what is needed of the tables to read samples and points.
+pub(super) trait Kinds {
+    /// How many value types a kind of profile has; at least one.
+    fn types_of_kind(&self, kind: u32) -> Parsed<usize>;
+    fn kind_of_key(&self, key: u32) -> Parsed<u32>;
+    fn kind_of_series(&self, series: u32) -> Parsed<SeriesKind>;
+}
+
+impl Kinds for Tables {
+    fn types_of_kind(&self, kind: u32) -> Parsed<usize> {
+        at(&self.kinds, kind).map(|kind| kind.value_types.len())
+    }
+
+    fn kind_of_key(&self, key: u32) -> Parsed<u32> {
+        at(&self.keys, key).map(|key| key.kind)
+    }
+
+    fn kind_of_series(&self, series: u32) -> Parsed<SeriesKind> {
+        at(&self.series, series).map(|series| series.kind)
+    }
+}
+
 /// A window as read: its parts are parsed when they are asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WindowView<'a> {
@@ -402,18 +438,18 @@ impl<'a> WindowView<'a> {
     }
 
     /// Visits the samples: their key and values.
-    pub(super) fn samples(&self, tables: &Tables, mut visit: impl FnMut(u32, &[u64]) -> Parsed<()>) -> Parsed<()> {
+    pub(super) fn samples(&self, kinds: &impl Kinds, mut visit: impl FnMut(u32, &[u64]) -> Parsed<()>) -> Parsed<()> {
         let mut cursor = self.samples;
         let mut values = Vec::with_capacity(VALUE_TYPES_MAX);
         for _ in 0..cursor.count(usize::MAX)? {
             let kind = cursor.u32()?;
-            let types = at(&tables.kinds, kind)?.value_types.len();
-            let rows = cursor.number(tables.keys.len())?;
+            let types = kinds.types_of_kind(kind)?;
+            let rows = cursor.number(KEYS_MAX)?;
             let factors = (1..types).map(|_| Ok(cursor.varint()?.checked_sub(1))).collect::<Parsed<Vec<_>>>()?;
             let mut next = 0_u32;
             for _ in 0..rows {
                 next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
-                if at(&tables.keys, next)?.kind != kind {
+                if kinds.kind_of_key(next)? != kind {
                     return Err(Malformed("a sample is of another kind than its profile"));
                 }
                 values.clear();
@@ -443,12 +479,12 @@ impl<'a> WindowView<'a> {
     }
 
     /// Visits the points of series.
-    pub(super) fn points(&self, tables: &Tables, mut visit: impl FnMut(u32, Cell) -> Parsed<()>) -> Parsed<()> {
+    pub(super) fn points(&self, kinds: &impl Kinds, mut visit: impl FnMut(u32, Cell) -> Parsed<()>) -> Parsed<()> {
         let mut cursor = self.points;
         let mut next = 0_u32;
         for _ in 0..cursor.count(usize::MAX)? {
             next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
-            let cell = match at(&tables.series, next)?.kind {
+            let cell = match kinds.kind_of_series(next)? {
                 SeriesKind::Counter => Cell::counter(values::number(&mut cursor)?),
                 SeriesKind::Gauge => Cell::gauge(values::number(&mut cursor)?),
                 SeriesKind::Histogram => Cell::Histogram(values::histogram(&mut cursor)?),

@@ -1,22 +1,26 @@
 //! Adds the samples of several blocks up: their tables are merged as far as samples need them.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use indexmap::{IndexMap, IndexSet, map::Entry};
+use foldhash::fast::RandomState;
+use indexmap::map::Entry;
 
-use super::super::{
-    attributes,
-    bytes::Parsed,
-    codes,
-    tables::{KeyEntry, Maybe, Tables, at},
+use super::{
+    super::{
+        attributes,
+        bytes::Parsed,
+        codes,
+        tables::{FrameEntry, KeyEntry, Maybe, ModuleEntry, NodeEntry, Tables, at},
+    },
+    Grouping,
 };
 use crate::model::{
     process::{ProcessInfo, ProcessKey},
     profile::{Frame, Module, ProfileSample},
 };
+
+type IndexSet<T> = indexmap::IndexSet<T, RandomState>;
+type IndexMap<K, V> = indexmap::IndexMap<K, V, RandomState>;
 
 /// What a row of the merged profile belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,16 +31,24 @@ struct RowKey {
     cut: u8,
 }
 
+/// What makes one process of the merged profile.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Who {
+    Image([u8; 16], ProcessKey),
+    Name(Arc<str>),
+}
+
 /// One profile out of many, while it grows.
 pub(super) struct Merger {
+    grouping: Grouping,
     types: usize,
     rows_max: usize,
-    texts: HashSet<Arc<str>>,
-    modules: IndexSet<Module>,
-    frames: IndexSet<Frame>,
-    nodes: IndexSet<(Maybe, u32)>,
-    threads: IndexSet<Arc<str>>,
-    processes: IndexMap<([u8; 16], ProcessKey), ProcessInfo>,
+    texts: IndexSet<Arc<str>>,
+    // By positions in the merged tables: comparing and hashing texts each time would cost more than all the rest.
+    modules: IndexSet<ModuleEntry>,
+    frames: IndexSet<FrameEntry>,
+    nodes: IndexSet<NodeEntry>,
+    processes: IndexMap<Who, ProcessInfo>,
     rows: IndexMap<RowKey, Box<[u64]>>,
     /// Rows that were left out, and their values.
     pub(super) omitted: u64,
@@ -45,9 +57,11 @@ pub(super) struct Merger {
 
 /// What a block's positions are in the merged tables, as far as it was needed.
 struct Translation {
+    texts: Vec<Maybe>,
     frames: Vec<Maybe>,
     nodes: Vec<Maybe>,
     modules: Vec<Maybe>,
+    processes: Vec<Maybe>,
 }
 
 /// The tables of a finished merge.
@@ -59,17 +73,17 @@ pub(super) struct Merged {
 }
 
 impl Merger {
-    pub(super) fn new(types: usize, rows_max: usize) -> Self {
+    pub(super) fn new(grouping: Grouping, types: usize, rows_max: usize) -> Self {
         Self {
+            grouping,
             types,
             rows_max: rows_max.max(1),
-            texts: HashSet::new(),
-            modules: IndexSet::new(),
-            frames: IndexSet::new(),
-            nodes: IndexSet::new(),
-            threads: IndexSet::new(),
-            processes: IndexMap::new(),
-            rows: IndexMap::new(),
+            texts: IndexSet::default(),
+            modules: IndexSet::default(),
+            frames: IndexSet::default(),
+            nodes: IndexSet::default(),
+            processes: IndexMap::default(),
+            rows: IndexMap::default(),
             omitted: 0,
             omitted_values: vec![0; types],
         }
@@ -78,9 +92,11 @@ impl Merger {
     /// Adds the totals of a block's keys: one run of values per key, in their order.
     pub(super) fn add(&mut self, boot_id: [u8; 16], tables: &Tables, totals: &[u64]) -> Parsed<()> {
         let mut known = Translation {
+            texts: vec![Maybe::NONE; tables.strings.len()],
             frames: vec![Maybe::NONE; tables.frames.len()],
             nodes: vec![Maybe::NONE; tables.nodes.len()],
             modules: vec![Maybe::NONE; tables.modules.len()],
+            processes: vec![Maybe::NONE; tables.processes.len()],
         };
         for (key, values) in tables.keys.iter().zip(totals.chunks_exact(self.types)) {
             if values.iter().any(|value| *value > 0) {
@@ -98,9 +114,8 @@ impl Merger {
         key: &KeyEntry,
         values: &[u64],
     ) -> Parsed<()> {
-        let thread = self.text(tables.strings.get(key.thread)?);
-        let thread = self.threads.insert_full(thread).0 as u32;
-        let process = self.process(boot_id, tables, key.process)?;
+        let thread = self.thread(tables, known, key.thread)?;
+        let process = self.process(boot_id, tables, known, key.process)?;
         let stack = match key.stack.get() {
             Some(node) => self.node(tables, known, node)?,
             None => Maybe::NONE,
@@ -132,31 +147,65 @@ impl Merger {
         }
     }
 
-    fn text(&mut self, text: &str) -> Arc<str> {
-        match self.texts.get(text) {
-            Some(known) => Arc::clone(known),
-            None => {
-                let text: Arc<str> = text.into();
-                self.texts.insert(Arc::clone(&text));
-                text
-            }
+    /// The merged tables' position of a text.
+    fn text(&mut self, tables: &Tables, known: &mut Translation, index: u32) -> Parsed<u32> {
+        if let Some(found) = at(&known.texts, index)?.get() {
+            return Ok(found);
+        }
+        let merged = self.intern(tables.strings.get(index)?);
+        known.texts[index as usize] = Maybe::some(merged);
+        Ok(merged)
+    }
+
+    fn maybe_text(&mut self, tables: &Tables, known: &mut Translation, index: Maybe) -> Parsed<Maybe> {
+        index.get().map_or(Ok(Maybe::NONE), |index| self.text(tables, known, index).map(Maybe::some))
+    }
+
+    fn intern(&mut self, text: &str) -> u32 {
+        match self.texts.get_index_of(text) {
+            Some(found) => found as u32,
+            None => self.texts.insert_full(text.into()).0 as u32,
         }
     }
 
-    fn process(&mut self, boot_id: [u8; 16], tables: &Tables, index: u32) -> Parsed<u32> {
+    fn text_at(&self, index: u32) -> Arc<str> {
+        self.texts.get_index(index as usize).map_or_else(|| "".into(), Arc::clone)
+    }
+
+    fn thread(&mut self, tables: &Tables, known: &mut Translation, name: u32) -> Parsed<u32> {
+        match self.grouping {
+            Grouping::Threads => self.text(tables, known, name),
+            Grouping::Processes | Grouping::Names => Ok(self.intern("")),
+        }
+    }
+
+    fn process(&mut self, boot_id: [u8; 16], tables: &Tables, known: &mut Translation, index: u32) -> Parsed<u32> {
         let entry = at(&tables.processes, index)?;
-        // Blocks come newest first, and within one the last entry knows most: what is known already stays, unless it is bare.
-        if let Some((index, _, info)) = self.processes.get_full(&(boot_id, entry.key))
-            && (!info.name.is_empty() || entry.attributes.is_empty())
-        {
-            return Ok(index as u32);
+        if let Some(found) = known.processes[index as usize].get() {
+            return Ok(found);
         }
-        let mut attributes = Vec::with_capacity(entry.attributes.len());
+        let mut pairs = Vec::with_capacity(entry.attributes.len());
         for (name, value) in &entry.attributes {
-            attributes.push((self.text(tables.strings.get(*name)?), self.text(tables.strings.get(*value)?)));
+            let (name, value) = (self.text(tables, known, *name)?, self.text(tables, known, *value)?);
+            pairs.push((self.text_at(name), self.text_at(value)));
         }
-        let info = attributes::info(entry.key, attributes.into_iter());
-        Ok(self.processes.insert_full((boot_id, entry.key), info).0 as u32)
+        let info = attributes::info(entry.key, pairs.into_iter());
+        let who = match self.grouping {
+            Grouping::Threads | Grouping::Processes => Who::Image(boot_id, entry.key),
+            Grouping::Names => Who::Name(Arc::clone(&info.name)),
+        };
+        // Blocks come newest first: what is known already stays, unless it is bare.
+        let merged = match self.processes.get_full_mut(&who) {
+            Some((position, _, before)) => {
+                if before.name.is_empty() {
+                    *before = info;
+                }
+                position
+            }
+            None => self.processes.insert_full(who, info).0,
+        };
+        known.processes[index as usize] = Maybe::some(merged as u32);
+        Ok(merged as u32)
     }
 
     /// The node of the merged tables. Callers stand before the called, so each one's caller is known when it is its turn.
@@ -177,7 +226,7 @@ impl Merger {
         }
         for (index, frame) in missing.into_iter().rev() {
             let frame = self.frame(tables, known, frame)?;
-            merged = Maybe::some(self.nodes.insert_full((merged, frame)).0 as u32);
+            merged = Maybe::some(self.nodes.insert_full(NodeEntry { parent: merged, frame }).0 as u32);
             known.nodes[index as usize] = merged;
         }
         Ok(merged)
@@ -189,18 +238,12 @@ impl Merger {
             return Ok(found);
         }
         let module = match entry.module.get() {
-            Some(module) => Some(self.module(tables, known, module)?),
-            None => None,
+            Some(module) => Maybe::some(self.module(tables, known, module)?),
+            None => Maybe::NONE,
         };
-        let function = match entry.function.get() {
-            Some(text) => Some(self.text(tables.strings.get(text)?)),
-            None => None,
-        };
-        let source = match entry.file.get() {
-            Some(text) => Some((self.text(tables.strings.get(text)?), entry.line)),
-            None => None,
-        };
-        let frame = Frame { function, kind: entry.kind, module, address: entry.address, source };
+        let function = self.maybe_text(tables, known, entry.function)?;
+        let file = self.maybe_text(tables, known, entry.file)?;
+        let frame = FrameEntry { function, module, file, ..*entry };
         let merged = self.frames.insert_full(frame).0 as u32;
         known.frames[index as usize] = Maybe::some(merged);
         Ok(merged)
@@ -211,12 +254,9 @@ impl Merger {
         if let Some(found) = known.modules[index as usize].get() {
             return Ok(found);
         }
-        let path = self.text(tables.strings.get(entry.path)?);
-        let build_id = match entry.build_id.get() {
-            Some(text) => Some(self.text(tables.strings.get(text)?)),
-            None => None,
-        };
-        let merged = self.modules.insert_full(Module { path, build_id }).0 as u32;
+        let path = self.text(tables, known, entry.path)?;
+        let build_id = self.maybe_text(tables, known, entry.build_id)?;
+        let merged = self.modules.insert_full(ModuleEntry { path, build_id }).0 as u32;
         known.modules[index as usize] = Maybe::some(merged);
         Ok(merged)
     }
@@ -232,15 +272,15 @@ impl Merger {
             let frames_of = || {
                 let mut found = Vec::new();
                 let mut next = stack;
-                while let Some((parent, frame)) = next.get().and_then(|node| self.nodes.get_index(node as usize)) {
-                    found.push(frames.of(*frame));
-                    next = *parent;
+                while let Some(node) = next.get().and_then(|node| self.nodes.get_index(node as usize)) {
+                    found.push(frames.of(node.frame));
+                    next = node.parent;
                 }
                 found.into()
             };
             samples.push(ProfileSample {
                 process: processes.of(process),
-                thread_name: self.threads.get_index(thread as usize).map_or_else(|| "".into(), Arc::clone),
+                thread_name: self.text_at(thread),
                 stack: Arc::clone(stacks.entry(stack).or_insert_with(frames_of)),
                 cut: codes::cut(cut)?,
                 values: values.into_vec(),
@@ -248,11 +288,23 @@ impl Merger {
         }
         let mut kept_frames = Vec::with_capacity(frames.order.len());
         for index in &frames.order {
-            if let Some(frame) = self.frames.get_index(*index as usize) {
-                kept_frames.push(Frame { module: frame.module.map(|module| modules.of(module)), ..frame.clone() });
-            }
+            let Some(FrameEntry { function, kind, module, address, file, line }) =
+                self.frames.get_index(*index as usize)
+            else {
+                continue;
+            };
+            kept_frames.push(Frame {
+                function: function.get().map(|text| self.text_at(text)),
+                kind: *kind,
+                module: module.get().map(|module| modules.of(module)),
+                address: *address,
+                source: file.get().map(|file| (self.text_at(file), *line)),
+            });
         }
-        let pick_module = |index: &u32| self.modules.get_index(*index as usize).cloned();
+        let pick_module = |index: &u32| {
+            let ModuleEntry { path, build_id } = self.modules.get_index(*index as usize)?;
+            Some(Module { path: self.text_at(*path), build_id: build_id.get().map(|text| self.text_at(text)) })
+        };
         let pick_process = |index: &u32| self.processes.get_index(*index as usize).map(|(_, info)| info.clone());
         let merged = Merged {
             modules: modules.order.iter().filter_map(pick_module).collect(),

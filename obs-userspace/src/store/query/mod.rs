@@ -16,7 +16,7 @@ pub use self::{
     events::{EventQuery, EventRecord, Events},
     matcher::{MatchOp, Matcher},
     processes::{ProcessQuery, ProcessRecord, Processes},
-    profile::{MergedProfile, ProfileQuery},
+    profile::{Grouping, MergedProfile, ProfileQuery},
     series::{Series, SeriesPoint, SeriesQuery, SeriesResult, SeriesValue},
     top::{Function, TopFunctions},
 };

@@ -193,10 +193,10 @@ impl Growing {
     /// By how much a counter grew up to and in what is added now.
     fn increase(&mut self, cell: &Cell) -> f64 {
         match (self.kind, cell) {
-            (SeriesKind::Counter, Cell::Counter { first, last, increase }) => {
+            (SeriesKind::Counter, Cell::Counter { first, last, lost }) => {
                 let since = self.before.map_or(0.0, |before| grown(before, *first));
                 self.before = Some(*last);
-                increase + since
+                last - first + lost + since
             }
             _ => 0.0,
         }

@@ -99,7 +99,13 @@ fn numbered(number: u64) -> Window {
 }
 
 fn query(range: Range) -> ProfileQuery {
-    ProfileQuery { range, collector: "cpu".to_owned(), matchers: Vec::new(), limits: Limits::default() }
+    ProfileQuery {
+        range,
+        collector: "cpu".to_owned(),
+        matchers: Vec::new(),
+        grouping: Grouping::Threads,
+        limits: Limits::default(),
+    }
 }
 
 /// The numbers of the windows that are there, from the gauge that [`numbered`] makes.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Completeness, Span, params, store_failed};
 use crate::{
     model::profile::{FrameKind, ValueType},
-    store::{Function, Limits, ProfileQuery, TopFunctions},
+    store::{Function, Grouping, Limits, ProfileQuery, TopFunctions},
     web::{refusal::Refusal, routes::Asked, server::Context, work::Job},
 };
 
@@ -42,7 +42,7 @@ pub(in crate::web) fn functions(context: &Context, asked: &Asked<'_>) -> Result<
     let reader = context.sources.reader.clone();
     Ok(Box::new(move |deadline| {
         let limits = Limits { functions, ..params::limits(deadline) };
-        let query = ProfileQuery { range, collector, matchers, limits };
+        let query = ProfileQuery { range, collector, matchers, grouping: Grouping::Names, limits };
         let merged = reader.profile(&query).map_err(|error| store_failed(&error))?;
         let index = super::profile::value_index(&merged.profile, value_type.as_deref())?;
         let found = TopFunctions::of(&merged.profile, index, functions);

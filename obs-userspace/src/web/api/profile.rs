@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Completeness, Span, params, store_failed};
 use crate::{
     model::profile::{Profile, ValueType},
-    store::{MatchOp, Matcher, MergedProfile, ProfileQuery, Range, Reader, SeriesQuery, SeriesValue},
+    store::{Grouping, MatchOp, Matcher, MergedProfile, ProfileQuery, Range, Reader, SeriesQuery, SeriesValue},
     web::{
         flame::{self, Flame, Quality},
         options::Encoder,
@@ -55,7 +55,9 @@ pub(in crate::web) fn profile(context: &Context, asked: &Asked<'_>) -> Result<Jo
     let encoder = encoder(&context.sources.encoders, query.get("format").unwrap_or(FLAME))?;
     let reader = context.sources.reader.clone();
     Ok(Box::new(move |deadline| {
-        let query = ProfileQuery { range, collector, matchers, limits: params::limits(deadline) };
+        // The page's tree begins with names of processes; a file's reader may want more.
+        let grouping = if encoder.is_none() { Grouping::Names } else { Grouping::Threads };
+        let query = ProfileQuery { range, collector, matchers, grouping, limits: params::limits(deadline) };
         let merged = reader.profile(&query).map_err(|error| store_failed(&error))?;
         let value_index = value_index(&merged.profile, value_type.as_deref())?;
         match encoder {
