@@ -1,7 +1,8 @@
-//! Who processes in containers are, by what real runtimes say: runc, containerd, containerd for Kubernetes, Podman.
+//! Who processes in containers are, and what containers use, on real runtimes: runc, containerd, containerd for Kubernetes,
+//! Podman.
 //!
-//! Each test brings its own runtime, with its own folders and socket, runs one container in it and asks obs who its
-//! process is. It needs root and the runtime; where they are missing it is skipped, and the reason printed.
+//! Each test brings its own folders, and its own daemon where there is one, runs a container and asks obs about it. They
+//! need root and the runtime; what misses them is skipped, and the reason printed.
 
 mod container_runtimes;
 
@@ -9,10 +10,10 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use container_runtimes::{Case, containerd, kubernetes, podman, runc};
+use container_runtimes::{Case, containerd, kubernetes, podman, resources, runc};
 
 /// Every test, and what it needs.
-const CASES: &[Case] = &[runc::CASE, containerd::CASE, kubernetes::CASE, podman::CASE];
+const CASES: &[Case] = &[runc::CASE, containerd::CASE, kubernetes::CASE, podman::CASE, resources::CASE];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -3,6 +3,7 @@
 pub(crate) mod containerd;
 pub(crate) mod kubernetes;
 pub(crate) mod podman;
+pub(crate) mod resources;
 pub(crate) mod runc;
 
 use std::{
