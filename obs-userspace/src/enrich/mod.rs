@@ -5,8 +5,10 @@
 //! neither block nor lead elsewhere, and named only when it is known to be the file that was mapped.
 //!
 //! **Boundary:** nothing here knows BPF. What the kernel side says arrives as [`crate::model::process::ProcessEvent`] and
-//! [`crate::model::record::StackSample`]; what leaves is a [`crate::model::profile::Profile`].
+//! [`crate::model::record::StackSample`]; what leaves is a [`crate::model::profile::Profile`],
+//! or a [`crate::model::process::Identity`].
 
 pub mod build;
+pub mod identity;
 pub mod process;
 pub mod symbolize;

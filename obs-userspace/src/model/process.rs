@@ -1,6 +1,8 @@
 //! Which process something belongs to, and what happens to processes.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use super::container::{Runtime, Unit};
 
 /// One image of one process: the same program from its start, or from its last `exec`, to its end.
 ///
@@ -28,6 +30,71 @@ pub struct ProcessInfo {
     pub container_id: Option<Arc<str>>,
     /// The path of its cgroup, if it could be learnt.
     pub cgroup: Option<Arc<str>>,
+}
+
+/// Who a process is: what is known of it beyond its number, for those who look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Process id in the initial namespace.
+    pub pid: u32,
+    /// When it started, in nanoseconds of the boot-time clock, rounded down to 10 ms: `/proc` tells no more. With the pid it
+    /// names one process for ever.
+    pub started_ns: u64,
+    /// The process that made it, or that took its place as its parent.
+    pub parent_pid: u32,
+    /// The name of its first thread (`comm`).
+    pub name: Arc<str>,
+    /// Its command line as a shell would be given it, with secrets replaced; `None` for threads of the kernel, and where
+    /// it could not be read.
+    pub command_line: Option<Arc<str>>,
+    /// How many secrets were replaced in it.
+    pub secrets_redacted: u32,
+    /// Whether the command line was longer than is kept.
+    pub is_command_line_cut: bool,
+    /// The path of its executable in its own mount namespace; `None` for threads of the kernel.
+    pub executable: Option<Arc<str>>,
+    /// Its real user, in the initial user namespace.
+    pub user_id: Option<u32>,
+    /// That user's name in the host's `/etc/passwd`. `None` inside of containers, whose users have names of their own.
+    pub user_name: Option<Arc<str>>,
+    /// The path of its cgroup.
+    pub cgroup: Option<Arc<str>>,
+    /// The systemd unit that it belongs to.
+    pub unit: Option<Unit>,
+    /// The container that it runs in.
+    pub container: Option<Arc<ContainerIdentity>>,
+}
+
+/// Which container something runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerIdentity {
+    /// Its id: 64 hexadecimal digits for most runtimes, a name for others.
+    pub id: Arc<str>,
+    /// What runs it, as far as the cgroup's path or the runtime itself tells.
+    pub runtime: Option<Runtime>,
+    /// The id of its Kubernetes pod, from the cgroup's path or the runtime.
+    pub pod_id: Option<Arc<str>>,
+    /// What its runtime says of it.
+    pub details: ContainerDetails,
+    /// Why `details` is empty, if it is: not asked yet, or what went wrong.
+    pub unknown: Option<Arc<str>>,
+}
+
+/// What a runtime says of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerDetails {
+    /// Its name; in a pod, its name in the pod.
+    pub name: Option<Arc<str>>,
+    /// The image that it was made from, as it was named.
+    pub image: Option<Arc<str>>,
+    /// Its pod's name.
+    pub pod_name: Option<Arc<str>>,
+    /// Its pod's Kubernetes namespace.
+    pub pod_namespace: Option<Arc<str>>,
+    /// Its labels.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Its pod's labels.
+    pub pod_labels: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// Most bytes of a build id that are kept; linkers write 8 to 32.
