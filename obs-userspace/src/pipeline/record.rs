@@ -185,12 +185,12 @@ impl Measuring {
                 let Self { session, builder, .. } = self;
                 session.drain(|ledger, record| add(builder, ledger, record))?;
                 self.drained = Instant::now();
+                let samples = self.session.collector.sample_counts()?.taken;
+                show(&Phase::Recording { elapsed: started.elapsed(), samples });
             }
             if ended || signals.received() {
                 return Ok(());
             }
-            let samples = self.session.collector.sample_counts()?.taken;
-            show(&Phase::Recording { elapsed: started.elapsed(), samples });
         }
     }
 

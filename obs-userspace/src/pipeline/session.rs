@@ -126,15 +126,16 @@ impl Session {
         timeout: Option<Duration>,
         others: impl Iterator<Item = BorrowedFd<'a>>,
     ) -> anyhow::Result<()> {
-        let timeout = timeout.map_or(TICK, |timeout| timeout.min(TICK));
-        let own = [self.collector.wake_fd(), self.table_built.as_fd()];
+        let deadline = Instant::now() + timeout.map_or(TICK, |timeout| timeout.min(TICK));
+        let all: Vec<_> = [self.collector.wake_fd(), self.table_built.as_fd()].into_iter().chain(others).collect();
+        let urgent = all.iter().copied();
         // Programs map their libraries one by one: once is enough for all of them.
-        let is_rested = self.looked.elapsed() >= LOOK_PAUSE;
-        let sideband = self.sideband.iter().filter(|_| is_rested).flat_map(Sideband::fds);
-        let timeout = if is_rested { timeout } else { timeout.min(LOOK_PAUSE) };
-        let all = own.into_iter().chain(others).chain(sideband);
-        let mut fds: Vec<_> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        wait(&mut fds, timeout).context("cannot wait for samples")
+        let rested = self.looked + LOOK_PAUSE;
+        if wait_until(urgent.clone(), rested.min(deadline))? || rested >= deadline {
+            return Ok(());
+        }
+        wait_until(urgent.chain(self.sideband.iter().flat_map(Sideband::fds)), deadline)?;
+        Ok(())
     }
 
     /// Takes what cannot wait: what processes do, which of them are measured, and which unwind tables are ready.
@@ -200,8 +201,7 @@ impl Session {
         self.look()?;
         let since = Instant::now();
         while self.supply.as_ref().is_some_and(Supply::has_unfinished) && since.elapsed() < SETTLE_MAX {
-            let mut fds = [PollFd::new(&self.table_built, PollFlags::IN)];
-            wait(&mut fds, LOOK_PAUSE).context("cannot wait for unwind tables")?;
+            wait_until(std::iter::once(self.table_built.as_fd()), Instant::now() + LOOK_PAUSE)?;
             self.look()?;
         }
         let Self { collector, supply, .. } = self;
@@ -222,11 +222,17 @@ impl Session {
     }
 }
 
-/// Waits until one of these is ready, at most `timeout`.
-pub(super) fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<(), Errno> {
+/// Waits until one of these is ready or a signal came, at most until then. Whether that was before then.
+pub(super) fn wait_until<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, deadline: Instant) -> anyhow::Result<bool> {
+    let timeout = deadline.saturating_duration_since(Instant::now());
+    if timeout.is_zero() {
+        return Ok(false);
+    }
     let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
-    match poll(fds, Some(&timeout)) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error),
+    let mut fds: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(true),
+        Err(error) => Err(error).context("cannot wait for samples"),
     }
 }

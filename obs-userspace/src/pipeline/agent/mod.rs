@@ -444,9 +444,8 @@ impl Span {
 }
 
 fn wait_for(signals: &AgentSignals, timeout: Duration) -> anyhow::Result<()> {
-    use rustix::event::{PollFd, PollFlags};
-    let mut fds = signals.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    super::session::wait(&mut fds, timeout).context("cannot wait")
+    super::session::wait_until(signals.fds().into_iter(), Instant::now() + timeout)?;
+    Ok(())
 }
 
 fn since_1970() -> Duration {
