@@ -17,6 +17,8 @@ let answer = null;
 let running = null;
 let timer = 0;
 let pollMs = POLL_MS;
+/** Since when the agent runs. */
+let startedMs = 0;
 /** For what and when the lists were filled last. */
 let filled = { key: "", at: 0 };
 
@@ -64,9 +66,9 @@ async function refresh() {
       json("/api/v1/functions", [...chosen(), ["limit", FUNCTIONS_MAX]], signal),
       json("/api/v1/status", [], signal),
     ]);
+    showStatus(status);
     showProfile(profile);
     showFunctions(functions);
-    showStatus(status);
     banner("");
     await fillChoices(signal);
   } catch (error) {
@@ -108,8 +110,10 @@ function showQuality({ quality, value_type: type, covered_seconds: covered, lost
   if (quality.cut.length > 0) facts.push(fact("cut mostly because:", quality.cut[0].reason, cuts));
   facts.push(fact("lost samples:", lost === null ? "not known" : lost.toLocaleString("en"), lost === null ? "the history has no record of losses for this range" : "", lost > 0 ? "bad" : ""));
   const asked = (Date.parse(to) - Date.parse(from)) / 1000;
-  const isShort = covered < asked * 0.95 - 20;
-  facts.push(fact("measured:", `${format.duration(covered)} of ${format.duration(asked)}`, isShort ? "the agent did not run, or was paused, for the rest" : "", isShort ? "bad" : ""));
+  const isShort = (seconds) => covered < seconds * 0.95 - 20;
+  // What is missing from before its start may be because it was never there.
+  const isGap = isShort((Date.parse(to) - Math.max(Date.parse(from), startedMs)) / 1000);
+  facts.push(fact("measured:", `${format.duration(covered)} of ${format.duration(asked)}`, isShort(asked) ? "the agent did not run, or was paused, for the rest" : "", isGap ? "bad" : ""));
   if (small > 0) facts.push(fact("too small to show:", `${small.toLocaleString("en")} nodes`, "they are added up as ~other"));
   if (completeness.is_timed_out) facts.push(fact("not all was read:", "the range is too long", "", "bad"));
   if (completeness.omitted > 0) facts.push(fact("stacks left out:", completeness.omitted.toLocaleString("en"), "the smallest ones; their values are in the sum"));
@@ -127,8 +131,9 @@ function showFunctions({ functions, total, value_type: type }) {
   $("functions").replaceChildren(...rows);
 }
 
-function showStatus({ version, host, window_ns: windowNs, cost, shed, paused, collectors, losses }) {
+function showStatus({ version, host, started_unix_ns: startedNs, window_ns: windowNs, cost, shed, paused, collectors, losses }) {
   $("host").textContent = [host, version].filter(Boolean).join(" · ");
+  startedMs = startedNs / 1e6;
   document.title = host ? `obs · ${host}` : "obs";
   if (windowNs > 0) pollMs = Math.min(Math.max(windowNs / 1e6, 2_000), 60_000);
   const facts = [];

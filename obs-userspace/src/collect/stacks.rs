@@ -146,7 +146,7 @@ impl StackReader {
         ];
         Ok(SampleCounts {
             taken: of(KernelCounter::Taken),
-            lost: losses.into_iter().filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.to_owned(), n)).collect(),
+            lost: losses.into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect(),
             filtered: of(KernelCounter::Filtered),
             idle: of(KernelCounter::Idle),
         })

@@ -220,6 +220,7 @@ impl Measuring {
         let map_bytes = map_memory_bytes().context("cannot read the size of the BPF maps")?;
         let BuiltProfile { profile, user_stacks, frames, processes, samples: _, samples_dropped, problems } =
             builder.gather(&session.ledger).name(&mut symbolizer, started_unix_ns, duration_ns);
+        samples.lost.retain(|_, count| *count > 0);
         if samples_dropped > 0 {
             samples.taken -= samples_dropped;
             samples.lost.insert("too many different stacks".to_owned(), samples_dropped);

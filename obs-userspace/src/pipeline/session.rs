@@ -6,6 +6,7 @@
 use std::{
     collections::HashSet,
     os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     collect::{Collector, CollectorSpec, Polled, Settings},
     enrich::{
+        identity::Identities,
         process::{Ledger, Procfs},
         symbolize::KernelCode,
     },
@@ -73,6 +75,8 @@ pub(super) struct Session {
     pub(super) notices_lost: u64,
     /// What happened to processes, for those who keep a history: `None` if nobody does.
     pub(super) history: Option<History>,
+    /// Is told of processes while they live, for those who want to know who they were.
+    pub(super) identities: Option<Arc<Identities>>,
     /// What users should know of how it started.
     pub(super) notes: Vec<String>,
     sideband: Option<Sideband>,
@@ -111,6 +115,7 @@ impl Session {
             kernel_code: KernelCode::default(),
             notices_lost: 0,
             history: None,
+            identities: None,
             notes,
             sideband,
             supply,
@@ -141,7 +146,12 @@ impl Session {
     /// Takes what cannot wait: what processes do, which of them are measured, and which unwind tables are ready.
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
         self.looked = Instant::now();
-        let Self { collector, sideband, supply, ledger, kernel_code, history, measured, .. } = self;
+        let Self { collector, sideband, supply, ledger, kernel_code, history, identities, measured, .. } = self;
+        let notice = |pid, started_ns| {
+            if let Some(identities) = &*identities {
+                identities.notice(pid, started_ns);
+            }
+        };
         if let Some(sideband) = sideband {
             let read = sideband.read(|event| {
                 if let SidebandEvent::KernelCode { start, length_bytes, name, is_loaded, .. } = &event {
@@ -149,6 +159,9 @@ impl Session {
                 }
                 if let (Some(history), Some(event)) = (&mut *history, history_event(&event)) {
                     history.add(event);
+                }
+                if let SidebandEvent::Exec { pid, .. } = &event {
+                    notice(*pid, None);
                 }
                 if let Some(event) = process_event(event) {
                     ledger.apply(event);
@@ -159,6 +172,7 @@ impl Session {
         let Polled { processes, snapshots } = collector.poll()?;
         for event in processes {
             if let ProcessEvent::Seen { key, .. } = event {
+                notice(key.pid, Some(key.started_ns));
                 measured.insert(key);
             }
             ledger.apply(event);

@@ -42,6 +42,12 @@ pub const QUEUE_MAX: usize = 4_096;
 /// Most cgroups of which is remembered whether they are a container's.
 const CGROUPS_MAX: usize = 4_096;
 
+/// How many processes a second are read because they were noticed: what a storm of short programs costs at most …
+const NOTICED_PER_SECOND: f64 = 32.0;
+
+/// … after this many at once.
+const NOTICED_AT_ONCE: f64 = 256.0;
+
 /// How often what is known of a process that is asked for is read again: a program may change its command line.
 const PROCESS_REFRESH: Duration = Duration::from_secs(300);
 
@@ -123,6 +129,8 @@ pub struct IdentityCounts {
     pub processes_failed: u64,
     /// Questions that found no room in the queue.
     pub questions_dropped: u64,
+    /// Processes that were noticed and not read, because there were too many at once. Who asks for them has them read.
+    pub notices_skipped: u64,
     /// Processes forgotten because there were too many.
     pub processes_evicted: u64,
     /// Processes whose reading did not end in time.
@@ -164,10 +172,37 @@ struct Container {
     touched: u64,
 }
 
+/// How many noticed processes may still be read.
+#[derive(Debug)]
+struct Allowance {
+    left: f64,
+    since: Instant,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { left: NOTICED_AT_ONCE, since: Instant::now() }
+    }
+}
+
+impl Allowance {
+    fn take(&mut self) -> bool {
+        let earned = self.since.elapsed().as_secs_f64() * NOTICED_PER_SECOND;
+        self.since = Instant::now();
+        self.left = (self.left + earned).min(NOTICED_AT_ONCE);
+        let is_granted = self.left >= 1.0;
+        if is_granted {
+            self.left -= 1.0;
+        }
+        is_granted
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     questions: VecDeque<Question>,
     asked: HashSet<Question>,
+    allowance: Allowance,
     processes: HashMap<Key, Process>,
     process_bytes: usize,
     containers: HashMap<Arc<str>, Container>,
@@ -249,11 +284,20 @@ impl Identities {
         }
     }
 
-    /// Reads the process that has this id now, whether it is known or not: it has just started, or started another
-    /// program. Short-lived ones are then known to [`Identities::lookup`] when they have ended. Never waits.
-    pub fn refresh(&self, pid: u32) {
+    /// Reads a process soon that may end soon: it has just started another program, or, where `started_ns` says when it
+    /// started, was seen for the first time. It is then known to [`Identities::lookup`] when it has ended. In a storm of
+    /// short programs not all are read. Never waits.
+    pub fn notice(&self, pid: u32, started_ns: Option<u64>) {
+        let started_ticks = started_ns.map(|started_ns| started_ns / NS_PER_TICK);
         let mut state = self.shared.lock();
-        self.ask(&mut state, Question { pid, started_ticks: None });
+        if started_ticks.is_some_and(|ticks| state.processes.contains_key(&(pid, ticks))) {
+            return;
+        }
+        if !state.allowance.take() {
+            state.counts.notices_skipped += 1;
+            return;
+        }
+        self.ask(&mut state, Question { pid, started_ticks });
     }
 
     /// What became of what was asked.

@@ -1,13 +1,13 @@
 //! Replaces what looks like a secret in command lines.
 //!
-//! Rules are regular expressions with a group named `secret`; what it matches is replaced. They are applied to all
-//! arguments at once, joined by NUL bytes (`\0` in a pattern), so that a rule sees an option and the argument behind it.
-//! The expressions need time in proportion to the text, whatever the text is; the text has a bound. They match bytes and
-//! know no classes of Unicode, which would cost ten times the memory.
+//! Rules are regular expressions, of each match of which a group is replaced. They are applied to all arguments at once, so
+//! that a rule sees an option and the argument behind it: joined by NUL bytes (`\0` in a pattern) for the rules that come
+//! with obs, which know no classes of Unicode (these would cost ten times the memory), and by blanks for a user's own.
+//! The expressions need time in proportion to the text, whatever the text is; the text has a bound.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, ops::Range};
 
-use regex::bytes::{Captures, Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -15,7 +15,7 @@ pub const REDACTED: &str = "[redacted]";
 /// Stands in the place of a secret while rules are applied: a control character, which no text has afterwards.
 const MARK: &str = "\x01";
 
-/// The name of the group that matches the secret.
+/// The name of the group that matches the secret in our own rules.
 const SECRET: &str = "secret";
 
 /// Most rules; what a configuration has beyond it is refused.
@@ -149,7 +149,7 @@ pub static DEFAULT_RULES: &[DefaultRule] = &[
 pub struct RedactionOptions {
     /// Whether the [`DEFAULT_RULES`] are applied.
     pub defaults: bool,
-    /// Further rules: regular expressions, each with a group named `secret`.
+    /// Further rules: regular expressions, of which the first group is replaced, or all that they match if they have none.
     pub patterns: Vec<String>,
 }
 
@@ -170,12 +170,6 @@ pub enum RuleError {
         /// What is wrong with it.
         cause: Box<regex::Error>,
     },
-    /// It does not say what to replace.
-    #[error("the redaction pattern {pattern:?} has no group (?P<secret>…): mark the part that is to be replaced")]
-    NoSecret {
-        /// The rule.
-        pattern: String,
-    },
     /// There are too many.
     #[error("there are {count} redaction patterns, of which {RULES_MAX} are allowed: join some with |")]
     TooMany {
@@ -184,10 +178,20 @@ pub enum RuleError {
     },
 }
 
+/// A compiled rule.
+#[derive(Debug)]
+struct Rule {
+    expression: Regex,
+    /// Which group is the secret; 0 is all of the match.
+    group: usize,
+    /// Whether it sees arguments as people do: with blanks between them.
+    sees_blanks: bool,
+}
+
 /// The compiled rules.
 #[derive(Debug)]
 pub struct Redactor {
-    rules: Vec<Regex>,
+    rules: Vec<Rule>,
 }
 
 impl Redactor {
@@ -196,11 +200,12 @@ impl Redactor {
     /// # Errors
     /// If a rule cannot be used, or there are too many.
     pub fn new(options: &RedactionOptions) -> Result<Self, RuleError> {
-        if options.patterns.len() > RULES_MAX {
-            return Err(RuleError::TooMany { count: options.patterns.len() });
+        let RedactionOptions { defaults, patterns } = options;
+        if patterns.len() > RULES_MAX {
+            return Err(RuleError::TooMany { count: patterns.len() });
         }
-        let defaults = DEFAULT_RULES.iter().filter(|_| options.defaults).map(DefaultRule::pattern);
-        let rules = defaults.chain(options.patterns.iter().cloned()).map(|pattern| compile(&pattern));
+        let defaults = DEFAULT_RULES.iter().filter(|_| *defaults).map(|rule| Rule::of_ours(&rule.pattern()));
+        let rules = defaults.chain(patterns.iter().map(|pattern| Rule::of_the_user(pattern)));
         Ok(Self { rules: rules.collect::<Result<_, _>>()? })
     }
 
@@ -214,45 +219,67 @@ impl Redactor {
         let mut count = 0;
         for rule in &self.rules {
             for _ in 0..PASSES_MAX {
-                let mut found = 0;
-                let replaced = rule.replace_all(&bytes, |captures: &Captures<'_>| replace(captures, &mut found));
-                if found == 0 {
+                let secrets = rule.secrets(&bytes);
+                if secrets.is_empty() {
                     break;
                 }
-                count += found;
-                bytes = Cow::Owned(replaced.into_owned());
+                count += u32::try_from(secrets.len()).unwrap_or(u32::MAX);
+                bytes = Cow::Owned(without(&bytes, &secrets));
             }
         }
         let redacted = match bytes {
             Cow::Borrowed(_) => Cow::Borrowed(text),
-            // A rule of the user's may have cut a character in two.
+            // A rule may have cut a character in two.
             Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).replace(MARK, REDACTED)),
         };
         (redacted, count)
     }
 }
 
-/// What a match is replaced by: itself, but for the secret.
-fn replace(captures: &Captures<'_>, found: &mut u32) -> Vec<u8> {
-    let Some(whole) = captures.get(0) else { return Vec::new() };
-    // A rule may match without its secret taking part, or what another rule has replaced already.
-    let secret = captures.name(SECRET);
-    let is_open = |secret: &[u8]| !secret.is_empty() && ![MARK, REDACTED].iter().any(|done| done.as_bytes() == secret);
-    let Some(secret) = secret.filter(|secret| is_open(secret.as_bytes())) else { return whole.as_bytes().to_owned() };
-    *found += 1;
-    let before = whole.as_bytes().get(..secret.start() - whole.start()).unwrap_or_default();
-    let after = whole.as_bytes().get(secret.end() - whole.start()..).unwrap_or_default();
-    [before, MARK.as_bytes(), after].concat()
+impl Rule {
+    fn of_ours(pattern: &str) -> Result<Self, RuleError> {
+        let expression = compile(pattern, false)?;
+        let group = expression.capture_names().position(|name| name == Some(SECRET)).unwrap_or(0);
+        Ok(Self { expression, group, sees_blanks: false })
+    }
+
+    fn of_the_user(pattern: &str) -> Result<Self, RuleError> {
+        let expression = compile(pattern, true)?;
+        let group = usize::from(expression.captures_len() > 1);
+        Ok(Self { expression, group, sees_blanks: true })
+    }
+
+    /// Where there are secrets that are not replaced yet, in order.
+    fn secrets(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let seen: Cow<'_, [u8]> = if self.sees_blanks {
+            bytes.iter().map(|byte| if *byte == 0 { b' ' } else { *byte }).collect::<Vec<u8>>().into()
+        } else {
+            bytes.into()
+        };
+        let is_open = |secret: &[u8]| !secret.is_empty() && ![MARK, REDACTED].iter().any(|done| done.as_bytes() == secret);
+        // A rule may match without its group taking part.
+        let groups = self.expression.captures_iter(&seen).filter_map(|captures| captures.get(self.group));
+        groups.filter(|secret| is_open(secret.as_bytes())).map(|secret| secret.range()).collect()
+    }
 }
 
-fn compile(pattern: &str) -> Result<Regex, RuleError> {
-    let built =
-        RegexBuilder::new(pattern).unicode(false).size_limit(RULE_BYTES_MAX).dfa_size_limit(RULE_BYTES_MAX).build();
-    let rule = built.map_err(|cause| RuleError::Pattern { pattern: pattern.to_owned(), cause: Box::new(cause) })?;
-    if !rule.capture_names().flatten().any(|name| name == SECRET) {
-        return Err(RuleError::NoSecret { pattern: pattern.to_owned() });
+/// Puts the mark in the place of these parts.
+fn without(bytes: &[u8], secrets: &[Range<usize>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    for secret in secrets {
+        out.extend_from_slice(bytes.get(at..secret.start).unwrap_or_default());
+        out.extend_from_slice(MARK.as_bytes());
+        at = secret.end;
     }
-    Ok(rule)
+    out.extend_from_slice(bytes.get(at..).unwrap_or_default());
+    out
+}
+
+fn compile(pattern: &str, unicode: bool) -> Result<Regex, RuleError> {
+    let mut builder = RegexBuilder::new(pattern);
+    let built = builder.unicode(unicode).size_limit(RULE_BYTES_MAX).dfa_size_limit(RULE_BYTES_MAX).build();
+    built.map_err(|cause| RuleError::Pattern { pattern: pattern.to_owned(), cause: Box::new(cause) })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What obs costs, and what it gives up when that is too much.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use crate::{
     web::{AgentCost, AgentStatus, ShedStep},
 };
 
-use super::keeper::Shared;
+use super::{keeper::Shared, nanoseconds, since_1970};
 
 /// Of so many judgements, one has the kernel measure how long programs run: it counts for every BPF program of the host while it
 /// does, which costs all of them a little.
@@ -39,6 +40,8 @@ pub(super) struct Governing {
     registry: Registry,
     shared: Arc<Shared>,
     usage: Usage,
+    /// When each step was shed, in nanoseconds since 1970.
+    shed_since: BTreeMap<&'static str, u64>,
     cpus: usize,
 }
 
@@ -51,6 +54,7 @@ impl Governing {
             registry,
             shared,
             usage: Usage::default(),
+            shed_since: BTreeMap::new(),
             cpus: host::cpus(),
         }
     }
@@ -81,7 +85,11 @@ impl Governing {
             }
         }
         self.governor.publish(&self.usage, &self.registry);
-        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let (shed, now) = (self.governor.shed(), nanoseconds(since_1970()));
+        self.shed_since.retain(|name, _| shed.iter().any(|shed| shed.name() == *name));
+        for shed in &shed {
+            self.shed_since.entry(shed.name()).or_insert(now);
+        }
         self.registry.counter(&CPU_TIME, &["user"]).raise_to(nanoseconds(user));
         if let Some(bpf) = bpf {
             self.registry.counter(&CPU_TIME, &["bpf"]).raise_to(nanoseconds(bpf));
@@ -107,7 +115,7 @@ impl Governing {
             .map(|step| ShedStep {
                 step: step.shed.name().to_owned(),
                 reason: step.effect.to_owned(),
-                since_unix_ns: None,
+                since_unix_ns: self.shed_since.get(step.shed.name()).copied(),
             })
             .collect();
         status.paused = self.governor.paused().map(|because| because.to_string());
@@ -145,8 +153,9 @@ impl BpfCost {
     /// The time so far; `None` while nothing was measured yet.
     fn look(&mut self, runs: u64, measured: ProgramTime) -> Option<Duration> {
         if self.stats.take().is_some() {
-            let (runs, nanoseconds) =
-                (measured.runs - self.measured.runs, measured.nanoseconds - self.measured.nanoseconds);
+            // The programs may be others by now, which began to count anew.
+            let runs = measured.runs.saturating_sub(self.measured.runs);
+            let nanoseconds = measured.nanoseconds.saturating_sub(self.measured.nanoseconds);
             if runs > 0 {
                 self.nanoseconds_a_run = Some(nanoseconds as f64 / runs as f64);
             }

@@ -21,15 +21,16 @@ use crate::{
     config::agent::AgentConfig,
     enrich::{
         build::{BuiltProfile, Gathered},
+        identity::IdentityCounts,
         symbolize::{KernelCode, Symbolizer},
     },
-    kernel::sys::jited::jited_functions,
+    kernel::{heap, sys::jited::jited_functions},
     model::record::{Event, Record},
     store::{Reader, Store, StoreOptions, Window},
-    telemetry::self_metrics::{Registry, Stage},
+    telemetry::self_metrics::{Registry, SAMPLES_LOST, Stage},
 };
 
-use super::options;
+use super::{options, who::Who};
 
 /// Most windows that wait for their names. One is being named meanwhile.
 const WAITING_MAX: usize = 2;
@@ -51,7 +52,7 @@ pub(super) struct Measured {
 /// What the thread is told.
 enum Message {
     Window(Measured),
-    Settings(Box<AgentConfig>),
+    Settings(Box<AgentConfig>, Who),
 }
 
 /// What may change while the agent runs, and what others may want to know.
@@ -77,7 +78,12 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Opens the state folder and starts the thread.
-    pub(super) fn start(config: &AgentConfig, registry: &Registry, shared: Arc<Shared>) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        config: &AgentConfig,
+        registry: &Registry,
+        shared: Arc<Shared>,
+        who: Who,
+    ) -> anyhow::Result<Self> {
         let store = open(config)?;
         let reader = store.reader();
         let (queue, measured) = sync_channel(WAITING_MAX);
@@ -88,7 +94,9 @@ impl Keeper {
             resources: resources(config),
             registry: registry.clone(),
             stage: stage.clone(),
+            identify: registry.stage("identify"),
             shared,
+            who,
         };
         let waiting = Arc::new(AtomicUsize::new(0));
         let taken = Arc::clone(&waiting);
@@ -117,8 +125,8 @@ impl Keeper {
     }
 
     /// Works by other settings from the next window on.
-    pub(super) fn reconfigure(&self, config: &AgentConfig) {
-        if self.send(Message::Settings(Box::new(config.clone()))).is_err() {
+    pub(super) fn reconfigure(&self, config: &AgentConfig, who: Who) {
+        if self.send(Message::Settings(Box::new(config.clone()), who)).is_err() {
             tracing::error!(
                 "the new settings of the history and of resources are not in force: windows are waiting; try again"
             );
@@ -195,7 +203,9 @@ struct Work {
     resources: Option<Resources>,
     registry: Registry,
     stage: Stage,
+    identify: Stage,
     shared: Arc<Shared>,
+    who: Who,
 }
 
 impl Work {
@@ -207,9 +217,13 @@ impl Work {
                 Message::Window(measured) => {
                     let since = Instant::now();
                     self.keep(measured);
+                    heap::give_back();
                     self.stage.latency.observe(since.elapsed());
                 }
-                Message::Settings(config) => self.reconfigure(&config),
+                Message::Settings(config, who) => {
+                    self.who = who;
+                    self.reconfigure(&config);
+                }
             }
         }
         if let Err(error) = self.store.flush() {
@@ -244,9 +258,13 @@ impl Work {
         let mut window =
             Window { started_unix_ns, duration_ns, boot_unix_ns: boot_unix_ns(), events, ..Window::default() };
         for gathered in samples {
-            let BuiltProfile { profile, .. } = gathered.name(&mut self.symbolizer, started_unix_ns, duration_ns);
+            let BuiltProfile { profile, samples_dropped, .. } =
+                gathered.name(&mut self.symbolizer, started_unix_ns, duration_ns);
+            self.registry.counter(&SAMPLES_LOST, &[&profile.collector, "too many different stacks"]).add(samples_dropped);
             window.profiles.push(profile);
         }
+        window.processes = self.who.known(&window.profiles);
+        self.count_identities();
         for record in records.iter().chain(&self.registry.snapshot()) {
             match record.clone() {
                 Record::Counter(counter) => window.counters.push(counter),
@@ -268,6 +286,21 @@ impl Work {
             }
         }
         *self.shared.resources.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(records);
+    }
+
+    fn count_identities(&self) {
+        let counts = self.who.counts();
+        let IdentityCounts { processes_read, processes_missed, processes_failed, .. } = counts;
+        let IdentityCounts { questions_dropped, notices_skipped, containers_failed, .. } = counts;
+        let missed = processes_missed + questions_dropped + notices_skipped;
+        self.identify.received.raise_to(processes_read + processes_failed + missed);
+        self.identify.sent.raise_to(processes_read);
+        self.identify.errors.raise_to(processes_failed + containers_failed);
+        for (reason, count) in
+            [("ended", processes_missed), ("queue-full", questions_dropped), ("too-many-at-once", notices_skipped)]
+        {
+            self.identify.dropped(reason).raise_to(count);
+        }
     }
 }
 

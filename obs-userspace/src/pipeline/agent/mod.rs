@@ -6,7 +6,9 @@
 mod governing;
 mod keeper;
 mod options;
+mod sampler;
 mod serve;
+mod who;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,21 +21,19 @@ pub use self::options::known_collectors;
 use self::{
     governing::{Governing, Orders, ProgramTime},
     keeper::{Keeper, Measured, Shared},
+    sampler::Sampler,
+    who::Who,
 };
 use super::{
     session::{History, Session},
     signals::AgentSignals,
 };
 use crate::{
-    collect::{COLLECTORS, CollectorSpec},
+    collect::CollectorSpec,
     config::agent::{self, AgentConfig, ConfigErrors, Loaded},
-    config::sampling::Frequency,
-    enrich::build::{BuildOptions, ProfileBuilder, ValueSource},
-    model::{profile::FrameDetail, record::Record},
     telemetry::{
-        governor::sampling_hertz,
         log,
-        self_metrics::{COLLECTOR_RUNNING, Registry, SAMPLES_LOST, STARTED, Stage},
+        self_metrics::{COLLECTOR_RUNNING, Registry, STARTED, Stage},
     },
     web::{AgentStatus, CollectorStatus, Health, HealthBoard, Loss, Need, Server},
 };
@@ -68,7 +68,8 @@ pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErro
     let registry = Registry::default();
     registry.gauge(&STARTED, &[]).set(since_1970().as_secs_f64());
     let shared = Arc::new(Shared::default());
-    let keeper = Keeper::start(&config, &registry, Arc::clone(&shared))?;
+    let who = Who::start(&config.privacy);
+    let keeper = Keeper::start(&config, &registry, Arc::clone(&shared), who.clone())?;
     let state_dir = config.state_dir.display();
     match &file {
         Some(file) => tracing::info!(config = %file.display(), %state_dir, "the agent starts"),
@@ -96,7 +97,8 @@ pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErro
     tracing::info!(url = server.url(), "the page, the API and the metrics are served");
     let mut agent = Agent {
         governing: Governing::new(options::policy(&config.governor), registry.clone(), shared),
-        sampler: Sampler::start(&config, &registry),
+        sampler: Sampler::start(&config, &registry, &who),
+        who,
         server,
         status,
         health,
@@ -119,6 +121,7 @@ struct Agent {
     governing: Governing,
     /// `None` if this kernel does not let it run, or nobody wants it.
     sampler: Option<Sampler>,
+    who: Who,
     server: Server,
     status: Arc<Mutex<AgentStatus>>,
     health: Arc<HealthBoard>,
@@ -201,13 +204,12 @@ impl Agent {
                 self.stage.errors.add(1);
                 tracing::error!(error = format!("{error:#}"), "samples were lost: they cannot be read");
             }
+            measured.samples.push(sampler.take_window());
             let Session { ledger, kernel_code, history, .. } = &mut sampler.session;
             if let Some(History { events, dropped }) = history.replace(History::default()) {
                 self.stage.dropped("too-many-events").add(dropped);
                 measured.events = events;
             }
-            let fresh = ProfileBuilder::new(sampler.options.clone());
-            measured.samples.push(std::mem::replace(&mut sampler.builder, fresh).gather(ledger));
             measured.kernel_code = kernel_code.clone();
             kernel_code.forget_unloaded();
             ledger.forget_exited(boot_time_ns().saturating_sub(nanoseconds(ENDED_KEPT)));
@@ -244,6 +246,7 @@ impl Agent {
         let lost = self.sampler.iter().filter_map(|sampler| sampler.session.collector.sample_counts().ok());
         status.losses = lost
             .flat_map(|counts| counts.lost)
+            .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| Loss { source: SAMPLER.to_owned(), reason, count })
             .collect();
     }
@@ -280,17 +283,21 @@ impl Agent {
                 for change in &changes {
                     tracing::info!("{change}");
                 }
+                if loaded.config.privacy != self.config.privacy {
+                    self.who = Who::start(&loaded.config.privacy);
+                }
                 self.config = loaded.config;
                 self.log.set_level(options::level(self.config.log.level));
                 self.governing.set_policy(options::policy(&self.config.governor));
-                self.keeper.reconfigure(&self.config);
+                self.keeper.reconfigure(&self.config, self.who.clone());
                 let wanted = Sampler::wanted(&self.config);
                 match &mut self.sampler {
                     Some(sampler) if wanted => {
                         sampler.configured = options::settings(&self.config, sampler.spec).frequency;
+                        sampler.session.identities = self.who.identities();
                     }
                     Some(_) => self.sampler = None,
-                    None if wanted => self.sampler = Sampler::start(&self.config, &self.registry),
+                    None if wanted => self.sampler = Sampler::start(&self.config, &self.registry, &self.who),
                     None => {}
                 }
                 self.obey(&self.governing.orders());
@@ -316,107 +323,6 @@ impl Agent {
         let log::LogCounts { dropped, failed, .. } = self.log.counts();
         if dropped + failed > 0 {
             tracing::warn!(dropped, failed, "lines of this log are missing");
-        }
-    }
-}
-
-/// The collector of stacks at work.
-struct Sampler {
-    spec: &'static CollectorSpec,
-    session: Session,
-    options: BuildOptions,
-    builder: ProfileBuilder,
-    /// How often samples are asked for.
-    configured: Frequency,
-    /// How often they are taken.
-    frequency: Option<Frequency>,
-}
-
-impl Sampler {
-    fn spec() -> Option<&'static CollectorSpec> {
-        COLLECTORS.iter().find(|spec| spec.samples && spec.takes_stacks())
-    }
-
-    /// Whether the configuration asks for it.
-    fn wanted(config: &AgentConfig) -> bool {
-        Self::spec().is_some_and(|spec| config.collectors.by_name.get(spec.name).is_some_and(|it| it.enabled))
-    }
-
-    /// Starts it; `None` if nobody wants it, or with a line in the log if it cannot run.
-    fn start(config: &AgentConfig, registry: &Registry) -> Option<Self> {
-        let spec = Self::spec().filter(|_| Self::wanted(config))?;
-        let settings = options::settings(config, spec);
-        let session = Session::start(spec, &settings).map(|mut session| {
-            session.history = Some(History::default());
-            session
-        });
-        registry.gauge(&COLLECTOR_RUNNING, &[spec.name]).set_bool(session.is_ok());
-        let session = match session {
-            Ok(session) => session,
-            Err(error) => {
-                tracing::error!(collector = spec.name, error = format!("{error:#}"), "a collector cannot run");
-                return None;
-            }
-        };
-        for note in &session.notes {
-            tracing::warn!(collector = spec.name, "{note}");
-        }
-        let values = session.collector.value_types();
-        let source = |index| if index == 0 { ValueSource::Count } else { ValueSource::Weight };
-        let options = BuildOptions {
-            collector: spec.name,
-            values: values.iter().enumerate().map(|(index, value)| (value.clone(), source(index))).collect(),
-            period: None,
-            detail: FrameDetail::Functions,
-        };
-        tracing::info!(collector = spec.name, hertz = settings.frequency.hertz(), "a collector runs");
-        let builder = ProfileBuilder::new(options.clone());
-        let frequency = settings.frequency;
-        Some(Self { spec, session, options, builder, configured: frequency, frequency: Some(frequency) })
-    }
-
-    fn drain(&mut self, registry: &Registry, stage: &Stage) -> anyhow::Result<()> {
-        let Self { session, builder, .. } = self;
-        session.drain(|ledger, record| {
-            stage.received.add(1);
-            if let Record::StackSample(sample) = record {
-                builder.add(ledger, sample);
-                stage.sent.add(1);
-            }
-        })?;
-        for (reason, count) in session.collector.sample_counts()?.lost {
-            registry.counter(&SAMPLES_LOST, &[self.spec.name, &reason]).raise_to(count);
-        }
-        stage.dropped("notices-of-processes").raise_to(session.notices_lost);
-        Ok(())
-    }
-
-    /// How often the programs ran, and what the kernel measured of them.
-    fn cost(&self) -> (u64, ProgramTime) {
-        let counts = self.session.collector.sample_counts().unwrap_or_default();
-        let runs = counts.taken + counts.filtered + counts.idle + counts.lost.values().sum::<u64>();
-        let measured = self.session.collector.program_stats();
-        let measured = measured.iter().fold(ProgramTime::default(), |sum, program| ProgramTime {
-            runs: sum.runs + program.run_count,
-            nanoseconds: sum.nanoseconds + program.run_time_ns,
-        });
-        (runs, measured)
-    }
-
-    fn obey(&mut self, orders: &Orders) {
-        let Orders { shed, is_paused } = orders;
-        let hertz = sampling_hertz(self.configured.hertz(), shed).filter(|_| !is_paused);
-        let frequency = hertz.and_then(Frequency::new);
-        self.session.walk_snapshots(!shed.contains(&crate::telemetry::governor::Shed::Snapshots));
-        if frequency == self.frequency {
-            return;
-        }
-        match self.session.collector.set_frequency(frequency) {
-            Ok(()) => self.frequency = frequency,
-            Err(error) => {
-                self.frequency = None;
-                tracing::error!(collector = self.spec.name, %error, "nothing is sampled any more");
-            }
         }
     }
 }

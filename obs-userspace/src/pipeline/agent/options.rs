@@ -17,6 +17,10 @@ use crate::{
     },
 };
 
+/// In which window with samples of a file the file's inlined functions are looked for: in a build, most programs are gone by
+/// then.
+const INDEXED_FROM_WINDOW: u32 = 3;
+
 /// The collectors that the configuration may name.
 #[must_use]
 pub fn known_collectors() -> Vec<KnownCollector<'static>> {
@@ -114,7 +118,7 @@ pub(super) fn settings(config: &AgentConfig, spec: &CollectorSpec) -> Settings {
 pub(super) fn symbolizer(config: &AgentConfig) -> SymbolizerOptions {
     let folder: PathBuf = config.symbols.cache_dir.clone().unwrap_or_else(|| config.state_dir.join("symbols"));
     let cache = Some(CacheOptions { folder, bytes_max: config.symbols.cache_size.bytes() });
-    SymbolizerOptions { cache, ..SymbolizerOptions::default() }
+    SymbolizerOptions { index_from_batch: INDEXED_FROM_WINDOW, cache, ..SymbolizerOptions::default() }
 }
 
 pub(super) fn resources(config: &AgentConfig) -> ResourceOptions {
