@@ -57,25 +57,28 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// The same command as the superuser: itself for root, else through sudo.
-pub(crate) fn as_root(command: &Command) -> Command {
-    let mut elevated = if is_root() {
-        Command::new(command.get_program())
-    } else {
-        let mut sudo = Command::new("sudo");
-        sudo.arg(command.get_program());
-        sudo
-    };
-    elevated.args(command.get_args());
+pub(crate) fn as_root(command: Command) -> Command {
+    if is_root() { command } else { through_sudo(&command) }
+}
+
+/// sudo starts programs with an environment of its own; variables that are set for the command are handed on by `env`.
+fn through_sudo(command: &Command) -> Command {
+    let mut sudo = Command::new("sudo");
+    let mut variables = command.get_envs().filter_map(|(name, value)| Some((name, value?))).peekable();
+    if variables.peek().is_some() {
+        sudo.arg("env");
+    }
+    for (name, value) in variables {
+        let mut pair = name.to_owned();
+        pair.push("=");
+        pair.push(value);
+        sudo.arg(pair);
+    }
+    sudo.arg(command.get_program()).args(command.get_args());
     if let Some(folder) = command.get_current_dir() {
-        elevated.current_dir(folder);
+        sudo.current_dir(folder);
     }
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => elevated.env(name, value),
-            None => elevated.env_remove(name),
-        };
-    }
-    elevated
+    sudo
 }
 
 /// How one would type the command.
@@ -153,6 +156,14 @@ mod tests {
         let mut command = program("echo");
         command.args(["a", "two words", ""]);
         assert_eq!(line(&command), "echo a 'two words' ''");
+    }
+
+    #[test]
+    fn sudo_is_told_the_variables() {
+        let mut command = program("obs");
+        assert_eq!(line(&through_sudo(command.arg("agent"))), "sudo obs agent");
+        command.env("OBS_STATE_DIR", "/a b").env_remove("HOME");
+        assert_eq!(line(&through_sudo(&command)), "sudo env 'OBS_STATE_DIR=/a b' obs agent");
     }
 
     #[test]

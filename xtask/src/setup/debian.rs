@@ -62,16 +62,14 @@ pub(super) fn install(missing: &[Need]) -> Result<()> {
 fn install_packages(packages: &[&str]) -> Result<()> {
     let mut apt = host::program("apt-get");
     apt.args(["install", "--yes", "--no-install-recommends", "-q"]).args(packages);
-    // sudo drops the environment, so that the variable has to be part of the command.
-    let mut command = host::program("env");
-    command.arg("DEBIAN_FRONTEND=noninteractive").arg(apt.get_program()).args(apt.get_args());
-    host::run(&mut host::as_root(&command))
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    host::run(&mut host::as_root(apt))
 }
 
 fn update() -> Result<()> {
     let mut apt = host::program("apt-get");
     apt.args(["update", "-q"]);
-    host::run(&mut host::as_root(&apt))
+    host::run(&mut host::as_root(apt))
 }
 
 fn is_installed(package: &str) -> bool {
