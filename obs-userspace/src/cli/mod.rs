@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 use self::doctor::DoctorArgs;
-use crate::{collect::COLLECTORS, telemetry};
+use crate::{collect::COLLECTORS, kernel::heap, telemetry};
 
 /// Shows, for every process on this host and with nothing added to them, where time and memory go.
 #[derive(Debug, Parser)]
@@ -65,6 +65,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     let Cli { verb, log_level } = cli;
+    heap::share_one();
     // The agent's log is configured.
     if !matches!(verb, Verb::Agent(_)) {
         telemetry::start_log(log_level);

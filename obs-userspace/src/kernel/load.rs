@@ -22,6 +22,7 @@ use obs_common::{
 use super::{
     attach::Attached,
     btf::{self, Btf, BtfError},
+    heap,
     offsets::OFFSETS,
 };
 use crate::config::filter::Filter;
@@ -217,20 +218,11 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
             _ => KernelError::Object { what, why: whole(&error) },
         }
     })?;
-    give_back_memory();
+    // aya reads all of the kernel's types on the way: 20 MB.
+    heap::give_back();
     let mut object = Object { name, ebpf, attached: Vec::new() };
     fill_filter(&mut object, options.filter)?;
     Ok(object)
-}
-
-/// Gives free memory back to the kernel: aya reads all of the kernel's types on the way (20 MB), and what the allocator keeps of
-/// them would count as obs's for as long as it runs.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: the function has no preconditions.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Whether the kernel has `bpf_loop` (Linux 5.17).

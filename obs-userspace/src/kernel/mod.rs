@@ -7,6 +7,7 @@ pub mod attach;
 pub mod btf;
 pub mod features;
 pub mod file_map;
+pub mod heap;
 pub mod launch;
 pub mod load;
 mod mapped_array;

@@ -18,6 +18,9 @@ use crate::{enrich::process::CodeFile, model::process::BuildId};
 /// than 64.
 pub(super) const START_BYTES_MAX: u64 = 48;
 
+/// Most files of which is remembered in how many batches they were.
+const FILES_MAX: usize = 8_192;
+
 /// What that first function is called.
 pub(super) const START_NAME: &str = "_start";
 
@@ -38,30 +41,48 @@ struct Content {
     changed: (i64, i64),
 }
 
+/// What names were looked up in: with DWARF there are more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Source {
+    content: Content,
+    is_indexed: bool,
+}
+
 /// Names of earlier batches: at most [`REMEMBERED_NAMES_MAX`], in two generations, of which the older one is let go when
-/// the younger is full.
+/// the younger is full. And in how many batches each file was, for [`FILES_MAX`] files.
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
-    younger: HashMap<(Content, u64), Names>,
-    older: HashMap<(Content, u64), Names>,
+    younger: HashMap<(Source, u64), Names>,
+    older: HashMap<(Source, u64), Names>,
+    batches: HashMap<Content, u32>,
 }
 
 impl Remembered {
-    fn get(&mut self, content: Content, address: u64) -> Option<Names> {
-        let key = (content, address);
+    /// In how many batches a file was, this one included.
+    fn count_batch(&mut self, content: Content) -> u32 {
+        if self.batches.len() >= FILES_MAX && !self.batches.contains_key(&content) {
+            self.batches.clear();
+        }
+        let batches = self.batches.entry(content).or_default();
+        *batches = batches.saturating_add(1);
+        *batches
+    }
+
+    fn get(&mut self, source: Source, address: u64) -> Option<Names> {
+        let key = (source, address);
         if let Some(names) = self.younger.get(&key) {
             return Some(names.clone());
         }
         let names = self.older.remove(&key)?;
-        self.insert(content, address, names.clone());
+        self.insert(source, address, names.clone());
         Some(names)
     }
 
-    fn insert(&mut self, content: Content, address: u64, names: Names) {
+    fn insert(&mut self, source: Source, address: u64, names: Names) {
         if self.younger.len() >= REMEMBERED_NAMES_MAX / 2 {
             self.older = std::mem::take(&mut self.younger);
         }
-        self.younger.insert((content, address), names);
+        self.younger.insert((source, address), names);
     }
 }
 
@@ -89,18 +110,20 @@ pub(super) fn names(
         bytes: status.size(),
         changed: (status.ctime(), status.ctime_nsec()),
     };
+    let is_indexed = options.reads_dwarf && remembered.count_batch(content) >= options.index_from_batch;
+    let source = Source { content, is_indexed };
     let addresses: Vec<Option<u64>> = offsets.iter().map(|offset| headers.address_of(*offset)).collect();
     let mut known: HashMap<u64, Names> =
-        addresses.iter().flatten().filter_map(|address| Some((*address, remembered.get(content, *address)?))).collect();
+        addresses.iter().flatten().filter_map(|address| Some((*address, remembered.get(source, *address)?))).collect();
     let mut missing: Vec<u64> =
         addresses.iter().flatten().copied().filter(|address| !known.contains_key(address)).collect();
     missing.sort_unstable();
     missing.dedup();
     if !missing.is_empty() {
         let is_roots = status.uid() == 0 && status.mode() & 0o022 == 0;
-        let fresh = Reading { code, file, headers: &headers, options }.all(&missing, cache, content, is_roots)?;
-        for (address, names) in fresh {
-            remembered.insert(content, address, names.clone());
+        let reading = Reading { code, file, headers: &headers, options, is_indexed };
+        for (address, names) in reading.all(&missing, cache, content, is_roots)? {
+            remembered.insert(source, address, names.clone());
             known.insert(address, names);
         }
     }
@@ -128,6 +151,8 @@ struct Reading<'a> {
     file: &'a File,
     headers: &'a ElfHeaders,
     options: &'a SymbolizerOptions,
+    /// Whether its index is made if there is none, and DWARF read where there cannot be one.
+    is_indexed: bool,
 }
 
 impl Reading<'_> {
@@ -186,6 +211,9 @@ impl Reading<'_> {
         );
         if let Some(index) = cache.load(key, &identity) {
             return Some(index);
+        }
+        if !self.is_indexed {
+            return None;
         }
         let is_light = |elf: &Elf<'_>| {
             let weighed = dwarf::weigh(elf.file, elf.headers);
@@ -254,7 +282,7 @@ impl Reading<'_> {
     }
 
     fn dwarf(&self, addresses: &[u64], debug: Option<&DebugFile>, has_dwarf: bool) -> Vec<Option<DwarfFrames>> {
-        if !self.options.reads_dwarf {
+        if !self.is_indexed {
             return Vec::new();
         }
         let (file, headers) = match debug {
@@ -296,16 +324,30 @@ mod tests {
     #[test]
     fn remembered_names_are_bounded_and_used_ones_stay() {
         let content = Content { device: 1, inode: 2, bytes: 3, changed: (4, 5) };
+        let source = Source { content, is_indexed: true };
         let mut remembered = Remembered::default();
         let names = || Ok(plain_as_is("x"));
-        remembered.insert(content, 0, names());
+        remembered.insert(source, 0, names());
         for address in 1..200_000 {
-            remembered.insert(content, address, names());
-            assert!(remembered.get(content, 0).is_some());
+            remembered.insert(source, address, names());
+            assert!(remembered.get(source, 0).is_some());
         }
         assert!(remembered.younger.len() + remembered.older.len() <= REMEMBERED_NAMES_MAX);
-        assert_eq!(remembered.get(content, 1), None);
-        assert_eq!(remembered.get(Content { changed: (4, 6), ..content }, 0), None, "the file has changed");
+        assert_eq!(remembered.get(source, 1), None);
+        let changed = Source { content: Content { changed: (4, 6), ..content }, ..source };
+        assert_eq!(remembered.get(changed, 0), None, "the file has changed");
+        assert_eq!(remembered.get(Source { is_indexed: false, ..source }, 0), None, "there may be more names now");
+    }
+
+    #[test]
+    fn batches_are_counted_for_so_many_files() {
+        let content = |inode| Content { device: 1, inode, bytes: 3, changed: (4, 5) };
+        let mut remembered = Remembered::default();
+        assert_eq!([7, 8, 7, 7].map(|inode| remembered.count_batch(content(inode))), [1, 1, 2, 3]);
+        for inode in 0..3 * FILES_MAX as u64 {
+            remembered.count_batch(content(inode));
+            assert!(remembered.batches.len() <= FILES_MAX);
+        }
     }
 
     #[test]

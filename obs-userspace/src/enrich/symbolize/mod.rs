@@ -63,6 +63,10 @@ pub struct SymbolizerOptions {
     pub debug_folders: Vec<PathBuf>,
     /// Whether DWARF is read, for inlined functions and source lines.
     pub reads_dwarf: bool,
+    /// From which batch with addresses of a file on the file is indexed and its DWARF read; before, only its symbols are
+    /// read, and an index that an earlier run has made. What runs but once is then not worth the second that a large file
+    /// takes.
+    pub index_from_batch: u32,
     /// Where names are kept from run to run, if they are.
     pub cache: Option<CacheOptions>,
 }
@@ -73,6 +77,7 @@ impl Default for SymbolizerOptions {
             kallsyms: "/proc/kallsyms".into(),
             debug_folders: vec!["/usr/lib/debug".into()],
             reads_dwarf: true,
+            index_from_batch: 1,
             cache: None,
         }
     }

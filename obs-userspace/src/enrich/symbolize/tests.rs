@@ -208,6 +208,30 @@ fn inlined_functions_and_lines() {
 }
 
 #[test]
+fn inlined_functions_of_what_runs_long_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = compile(folder.path(), "debug", &["-O2", "-g"]) else { return };
+    let functions_at = functions_by_nm(&path, &["-S"]);
+    let (start, (_, end)) = functions_at.iter().find(|(_, (names, _))| names.contains("outer")).unwrap();
+    let headers = elf::ElfHeaders::read(&std::fs::File::open(&path).unwrap()).unwrap();
+    let segment = headers.segments.iter().find(|it| (it.address..it.address + it.file_bytes).contains(start)).unwrap();
+    let wanted: Vec<(ProcessKey, u64)> =
+        (*start..*end).map(|address| (KEY, address - segment.address + segment.offset)).collect();
+    let cache = Some(CacheOptions { folder: folder.path().join("cache"), bytes_max: 1 << 30 });
+    let options = SymbolizerOptions { index_from_batch: 3, cache, ..quiet() };
+    let has_inlined = |symbolizer: &mut Symbolizer| {
+        let ledger = process(&path, Some(id_of(&path)), None);
+        let resolved = symbolizer.user(&ledger.places([KEY]), &wanted);
+        assert!(resolved.iter().all(|resolved| functions_name(resolved).as_deref() == Some("outer")));
+        resolved.iter().any(|resolved| functions(resolved).len() > 1)
+    };
+    let mut symbolizer = Symbolizer::new(options.clone());
+    assert_eq!([(); 4].map(|()| has_inlined(&mut symbolizer)), [false, false, true, true]);
+    // What an earlier run has found is known at once.
+    assert!(has_inlined(&mut Symbolizer::new(options)));
+}
+
+#[test]
 fn symbols_of_every_kind_of_program() {
     let folder = tempfile::tempdir().unwrap();
     for (name, arguments) in [
