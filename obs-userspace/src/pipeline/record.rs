@@ -264,7 +264,9 @@ fn add(builder: &mut ProfileBuilder, ledger: &mut Ledger, record: &Record) {
 fn symbolizer(cache: SymbolCache) -> Symbolizer {
     let cache = match cache {
         SymbolCache::Off => None,
-        SymbolCache::Folder(folder) => Some(CacheOptions { folder, bytes_max: symbol_cache::BYTES_MAX_DEFAULT }),
+        SymbolCache::Folder(folder) => {
+            Some(CacheOptions { folder, bytes_max: symbol_cache::BYTES_MAX_DEFAULT, making_cpu_share_max: None })
+        }
     };
     Symbolizer::new(SymbolizerOptions { cache, ..SymbolizerOptions::default() })
 }

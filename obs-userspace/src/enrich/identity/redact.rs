@@ -256,7 +256,8 @@ impl Rule {
         } else {
             bytes.into()
         };
-        let is_open = |secret: &[u8]| !secret.is_empty() && ![MARK, REDACTED].iter().any(|done| done.as_bytes() == secret);
+        let is_open =
+            |secret: &[u8]| !secret.is_empty() && ![MARK, REDACTED].iter().any(|done| done.as_bytes() == secret);
         // A rule may match without its group taking part.
         let groups = self.expression.captures_iter(&seen).filter_map(|captures| captures.get(self.group));
         groups.filter(|secret| is_open(secret.as_bytes())).map(|secret| secret.range()).collect()

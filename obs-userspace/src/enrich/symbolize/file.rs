@@ -41,7 +41,7 @@ struct Content {
     changed: (i64, i64),
 }
 
-/// What names were looked up in: with DWARF there are more.
+/// What names were looked up in: in an index there are more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Source {
     content: Content,
@@ -49,23 +49,34 @@ struct Source {
 }
 
 /// Names of earlier batches: at most [`REMEMBERED_NAMES_MAX`], in two generations, of which the older one is let go when
-/// the younger is full. And in how many batches each file was, for [`FILES_MAX`] files.
+/// the younger is full. And how far each file is, for [`FILES_MAX`] files.
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     younger: HashMap<(Source, u64), Names>,
     older: HashMap<(Source, u64), Names>,
-    batches: HashMap<Content, u32>,
+    files: HashMap<Content, Progress>,
+}
+
+/// How far a file is on its way to an index.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// In how many batches it was.
+    batches: u32,
+    /// Whether its turn has come.
+    is_indexed: bool,
 }
 
 impl Remembered {
-    /// In how many batches a file was, this one included.
-    fn count_batch(&mut self, content: Content) -> u32 {
-        if self.batches.len() >= FILES_MAX && !self.batches.contains_key(&content) {
-            self.batches.clear();
+    /// Notes that a file is in a batch. Whether it is to have an index, from now on for good.
+    fn is_indexed(&mut self, content: Content, options: &SymbolizerOptions, cache: Option<&DiskCache>) -> bool {
+        if self.files.len() >= FILES_MAX && !self.files.contains_key(&content) {
+            self.files.clear();
         }
-        let batches = self.batches.entry(content).or_default();
+        let Progress { batches, is_indexed } = self.files.entry(content).or_default();
         *batches = batches.saturating_add(1);
-        *batches
+        let is_old_enough = options.reads_dwarf && *batches >= options.index_from_batch;
+        *is_indexed |= is_old_enough && cache.is_none_or(DiskCache::may_make);
+        *is_indexed
     }
 
     fn get(&mut self, source: Source, address: u64) -> Option<Names> {
@@ -110,8 +121,7 @@ pub(super) fn names(
         bytes: status.size(),
         changed: (status.ctime(), status.ctime_nsec()),
     };
-    let is_indexed = options.reads_dwarf && remembered.count_batch(content) >= options.index_from_batch;
-    let source = Source { content, is_indexed };
+    let source = Source { content, is_indexed: remembered.is_indexed(content, options, cache) };
     let addresses: Vec<Option<u64>> = offsets.iter().map(|offset| headers.address_of(*offset)).collect();
     let mut known: HashMap<u64, Names> =
         addresses.iter().flatten().filter_map(|address| Some((*address, remembered.get(source, *address)?))).collect();
@@ -121,6 +131,7 @@ pub(super) fn names(
     missing.dedup();
     if !missing.is_empty() {
         let is_roots = status.uid() == 0 && status.mode() & 0o022 == 0;
+        let is_indexed = source.is_indexed && options.reads_dwarf;
         let reading = Reading { code, file, headers: &headers, options, is_indexed };
         for (address, names) in reading.all(&missing, cache, content, is_roots)? {
             remembered.insert(source, address, names.clone());
@@ -164,7 +175,7 @@ impl Reading<'_> {
         content: Content,
         is_roots: bool,
     ) -> Result<Vec<(u64, Names)>, FileError> {
-        let has_dwarf = self.options.reads_dwarf && dwarf::has_dwarf(self.headers);
+        let has_dwarf = dwarf::has_dwarf(self.headers);
         let folders = &self.options.debug_folders;
         let debug = if has_dwarf {
             None
@@ -196,7 +207,6 @@ impl Reading<'_> {
         let main = Elf { file: self.file, headers: self.headers };
         let separate = debug.map(DebugFile::elf);
         let dwarf = match separate {
-            _ if !self.options.reads_dwarf => None,
             Some(separate) if dwarf::has_dwarf(separate.headers) => Some(separate),
             _ => has_dwarf.then_some(main),
         };
@@ -204,8 +214,7 @@ impl Reading<'_> {
             dwarf.and_then(|dwarf| debug_file::supplementary(dwarf.file, dwarf.headers, &self.options.debug_folders));
         // With other sources, there may be other names.
         let identity = format!(
-            "{key}\ndwarf {has_dwarf} {}, separate {}, supplementary {}",
-            self.options.reads_dwarf,
+            "{key}\ndwarf {has_dwarf}, separate {}, supplementary {}",
             debug.is_some(),
             supplementary.is_some()
         );
@@ -340,14 +349,20 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_counted_for_so_many_files() {
+    fn files_are_counted_up_to_a_bound() {
+        let options = SymbolizerOptions { index_from_batch: 3, ..SymbolizerOptions::default() };
         let content = |inode| Content { device: 1, inode, bytes: 3, changed: (4, 5) };
         let mut remembered = Remembered::default();
-        assert_eq!([7, 8, 7, 7].map(|inode| remembered.count_batch(content(inode))), [1, 1, 2, 3]);
-        for inode in 0..3 * FILES_MAX as u64 {
-            remembered.count_batch(content(inode));
-            assert!(remembered.batches.len() <= FILES_MAX);
-        }
+        let mut is_indexed = |inode, options: &SymbolizerOptions| {
+            let is_indexed = remembered.is_indexed(content(inode), options, None);
+            assert!(remembered.files.len() <= FILES_MAX);
+            is_indexed
+        };
+        assert_eq!([7, 8, 7, 7, 7].map(|inode| is_indexed(inode, &options)), [false, false, false, true, true]);
+        // What is known stays known when no more is to be found out.
+        let frugal = SymbolizerOptions { reads_dwarf: false, ..options.clone() };
+        assert_eq!([7, 8, 8, 8].map(|inode| is_indexed(inode, &frugal)), [true, false, false, false]);
+        assert!((0..3 * FILES_MAX as u64).all(|inode| !is_indexed(inode + 100, &options)));
     }
 
     #[test]

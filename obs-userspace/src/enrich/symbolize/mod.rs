@@ -55,7 +55,7 @@ const PROBLEM_FILES_MAX: usize = 4_096;
 const VSYSCALL_ENTRY_BYTES: u64 = 0x400;
 
 /// How names are looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SymbolizerOptions {
     /// The kernel's list of its symbols.
     pub kallsyms: PathBuf,

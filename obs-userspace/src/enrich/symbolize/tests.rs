@@ -217,7 +217,8 @@ fn inlined_functions_of_what_runs_long_enough() {
     let segment = headers.segments.iter().find(|it| (it.address..it.address + it.file_bytes).contains(start)).unwrap();
     let wanted: Vec<(ProcessKey, u64)> =
         (*start..*end).map(|address| (KEY, address - segment.address + segment.offset)).collect();
-    let cache = Some(CacheOptions { folder: folder.path().join("cache"), bytes_max: 1 << 30 });
+    let cache =
+        Some(CacheOptions { folder: folder.path().join("cache"), bytes_max: 1 << 30, making_cpu_share_max: None });
     let options = SymbolizerOptions { index_from_batch: 3, cache, ..quiet() };
     let has_inlined = |symbolizer: &mut Symbolizer| {
         let ledger = process(&path, Some(id_of(&path)), None);
@@ -405,7 +406,7 @@ fn names_are_kept_from_run_to_run() {
     let Some(path) = compile(folder.path(), "program", &["-O2", "-g"]) else { return };
     let functions = functions_by_nm(&path, &["-S"]);
     let addresses: Vec<u64> = functions.keys().copied().filter(|address| *address != 0).collect();
-    let cache = CacheOptions { folder: folder.path().join("state"), bytes_max: 1 << 20 };
+    let cache = CacheOptions { folder: folder.path().join("state"), bytes_max: 1 << 20, making_cpu_share_max: None };
     let options = SymbolizerOptions { cache: Some(cache.clone()), ..quiet() };
     let first = names_with(options.clone(), &path, &addresses);
     let kept: Vec<PathBuf> =

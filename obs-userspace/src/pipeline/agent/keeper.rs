@@ -260,7 +260,9 @@ impl Work {
         for gathered in samples {
             let BuiltProfile { profile, samples_dropped, .. } =
                 gathered.name(&mut self.symbolizer, started_unix_ns, duration_ns);
-            self.registry.counter(&SAMPLES_LOST, &[&profile.collector, "too many different stacks"]).add(samples_dropped);
+            self.registry
+                .counter(&SAMPLES_LOST, &[&profile.collector, "too many different stacks"])
+                .add(samples_dropped);
             window.profiles.push(profile);
         }
         window.processes = self.who.known(&window.profiles);

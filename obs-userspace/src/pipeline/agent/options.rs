@@ -13,6 +13,7 @@ use crate::{
     telemetry::{
         Level,
         governor::{BreakerPolicy, Policy},
+        host,
         log::{LogForm, LogOptions, LogTarget},
     },
 };
@@ -20,6 +21,9 @@ use crate::{
 /// In which window with samples of a file the file's inlined functions are looked for: in a build, most programs are gone by
 /// then.
 const INDEXED_FROM_WINDOW: u32 = 3;
+
+/// How much of the budget of CPU time may go into indexes of names.
+const INDEX_BUDGET_SHARE: f64 = 0.5;
 
 /// The collectors that the configuration may name.
 #[must_use]
@@ -117,7 +121,11 @@ pub(super) fn settings(config: &AgentConfig, spec: &CollectorSpec) -> Settings {
 
 pub(super) fn symbolizer(config: &AgentConfig) -> SymbolizerOptions {
     let folder: PathBuf = config.symbols.cache_dir.clone().unwrap_or_else(|| config.state_dir.join("symbols"));
-    let cache = Some(CacheOptions { folder, bytes_max: config.symbols.cache_size.bytes() });
+    let cache = Some(CacheOptions {
+        folder,
+        bytes_max: config.symbols.cache_size.bytes(),
+        making_cpu_share_max: Some(config.governor.cpu_percent.share() * host::cpus() as f64 * INDEX_BUDGET_SHARE),
+    });
     SymbolizerOptions { index_from_batch: INDEXED_FROM_WINDOW, cache, ..SymbolizerOptions::default() }
 }
 

@@ -132,9 +132,8 @@ fn every_password_of_a_line_is_counted() {
 
 #[test]
 fn rules_of_the_user() {
-    let redactor = |pattern: &str| {
-        Redactor::new(&RedactionOptions { defaults: false, patterns: vec![pattern.to_owned()] })
-    };
+    let redactor =
+        |pattern: &str| Redactor::new(&RedactionOptions { defaults: false, patterns: vec![pattern.to_owned()] });
     for (pattern, redacted) in [
         // The first group is replaced, and arguments have blanks between them.
         (r"--pin[= ](\d+)", "x|--pin|[redacted]|--password=y é"),
