@@ -1,11 +1,13 @@
 //! Names of kernel addresses, from `/proc/kallsyms`: the kernel's own, its modules', and loaded BPF programs'.
 //!
 //! One pass over the file answers all addresses of a batch. (Keeping the 120,000 to 300,000 symbols of a kernel would take
-//! 8 to 20 MB; blazesym's look-up does.)
+//! 8 to 20 MB; blazesym's look-up does.) The functions that were found are remembered, so that most batches need no pass.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read as _},
+    ops::Range,
     path::Path,
 };
 
@@ -23,6 +25,15 @@ const KERNEL_SYMBOL_BYTES_MAX: u64 = 1 << 20;
 /// What the file says instead of a module for code of BPF.
 const BPF_MODULE: &str = "bpf";
 
+/// How the names of modules begin that are none: code that the kernel makes and lets go (`__builtin__ftrace`).
+const MADE_MODULE_PREFIX: &str = "__builtin__";
+
+/// Most functions that are remembered; a busy host runs through some thousands.
+const FUNCTIONS_MAX: usize = 16_384;
+
+/// Most bytes that are read of the list of modules.
+const MODULES_BYTES_MAX: u64 = 1 << 20;
+
 /// A kernel symbol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KernelSymbol {
@@ -31,8 +42,92 @@ pub(super) struct KernelSymbol {
     pub(super) module: Option<String>,
 }
 
+/// Functions of the kernel and its modules that were found in earlier batches.
+#[derive(Debug, Default)]
+pub(super) struct KernelFunctions {
+    /// By first address: the first address behind it, and its name.
+    functions: BTreeMap<u64, (u64, KernelSymbol)>,
+    /// The list of modules that they were found with: where a module was, there may be another one now.
+    modules: Vec<u8>,
+}
+
+impl KernelFunctions {
+    /// Names kernel addresses, which must ascend. The answers are in the same order.
+    pub(super) fn find(
+        &mut self,
+        kallsyms: &Path,
+        addresses: &[u64],
+        code: &KernelCode,
+    ) -> Vec<Result<KernelSymbol, NoSymbol>> {
+        self.forget_if_changed(&modules());
+        let known: Vec<Option<KernelSymbol>> = addresses
+            .iter()
+            .map(|address| matches!(code.find(*address), Known::Nothing).then(|| self.get(*address).cloned())?)
+            .collect();
+        let unknown = addresses.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(address, _)| *address);
+        let unknown: Vec<u64> = unknown.collect();
+        let mut found = if unknown.is_empty() { Vec::new() } else { find(kallsyms, &unknown, code) }.into_iter();
+        let answers = known.into_iter().map(|known| match known {
+            Some(symbol) => Ok(symbol),
+            None => {
+                let found = found.next().unwrap_or(Err(NoSymbol::KernelUnknown))?;
+                self.remember(&found);
+                Ok(found.symbol)
+            }
+        });
+        answers.collect()
+    }
+
+    fn forget_if_changed(&mut self, modules: &[u8]) {
+        if self.modules != modules {
+            self.modules = modules.to_owned();
+            self.functions.clear();
+        }
+    }
+
+    fn get(&self, address: u64) -> Option<&KernelSymbol> {
+        let (_, (end, symbol)) = self.functions.range(..=address).next_back()?;
+        (address < *end).then_some(symbol)
+    }
+
+    fn remember(&mut self, found: &Found) {
+        let Some(range) = &found.range else { return };
+        if self.functions.len() >= FUNCTIONS_MAX {
+            self.functions.clear();
+        }
+        self.functions.insert(range.start, (range.end, found.symbol.clone()));
+    }
+}
+
+/// The names of the modules and where each is. Their counts of uses change all the time.
+fn modules() -> Vec<u8> {
+    let mut text = String::new();
+    // Without the list, the kernel has no modules.
+    if let Ok(file) = File::open("/proc/modules") {
+        let _ = file.take(MODULES_BYTES_MAX).read_to_string(&mut text);
+    }
+    let mut kept = Vec::new();
+    for line in text.lines() {
+        // `name size uses users state address`
+        let mut fields = line.split_ascii_whitespace();
+        for field in [fields.next(), fields.next(), fields.nth(3)].into_iter().flatten() {
+            kept.extend_from_slice(field.as_bytes());
+            kept.push(b' ');
+        }
+    }
+    kept
+}
+
+/// A symbol that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    symbol: KernelSymbol,
+    /// Where it is, if it stays there as long as its module does.
+    range: Option<Range<u64>>,
+}
+
 /// Names kernel addresses, which must ascend. The answers are in the same order.
-pub(super) fn find(kallsyms: &Path, addresses: &[u64], code: &KernelCode) -> Vec<Result<KernelSymbol, NoSymbol>> {
+fn find(kallsyms: &Path, addresses: &[u64], code: &KernelCode) -> Vec<Result<Found, NoSymbol>> {
     match File::open(kallsyms) {
         Ok(file) => find_in(BufReader::with_capacity(64 << 10, file.take(KALLSYMS_BYTES_MAX)), addresses, code),
         Err(error) => {
@@ -56,11 +151,21 @@ impl Nearest {
             && address - self.start < KERNEL_SYMBOL_BYTES_MAX
             && (module.as_deref() != Some(BPF_MODULE) || code.covers(self.start, name, address))
     }
+
+    /// `end` is where the next symbol is.
+    fn found(&self, end: Option<u64>) -> Found {
+        let is_made = |module: &str| module == BPF_MODULE || module.starts_with(MADE_MODULE_PREFIX);
+        let stays = !self.symbol.module.as_deref().is_some_and(is_made);
+        let range = self.start..end.unwrap_or(u64::MAX).min(self.start + KERNEL_SYMBOL_BYTES_MAX);
+        Found { symbol: self.symbol.clone(), range: stays.then_some(range) }
+    }
 }
 
-fn find_in(mut lines: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec<Result<KernelSymbol, NoSymbol>> {
+fn find_in(mut lines: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec<Result<Found, NoSymbol>> {
     debug_assert!(addresses.is_sorted());
     let mut slots: Vec<Option<Nearest>> = vec![None; addresses.len()];
+    // The first symbol behind the address before; the last one is behind all of them.
+    let mut firsts: Vec<Option<u64>> = vec![None; addresses.len() + 1];
     let mut is_hidden = true;
     let mut line = Vec::new();
     // Ends: the reader is bounded.
@@ -78,6 +183,9 @@ fn find_in(mut lines: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec
         // All addresses read as zero for those who may not know them.
         is_hidden &= start == 0;
         let place = addresses.partition_point(|address| *address < start);
+        if let Some(first) = firsts.get_mut(place) {
+            *first = Some(first.map_or(start, |first| first.min(start)));
+        }
         let Some(slot) = slots.get_mut(place) else { continue };
         let is_code = matches!(kind, b't' | b'T' | b'w' | b'W' | b'i' | b'I');
         // Of several names of the same code, one of code before others, then that with the fewest underscores; the first
@@ -93,18 +201,31 @@ fn find_in(mut lines: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec
             *slot = Some(Nearest { start, is_code, symbol });
         }
     }
+    // Where the next symbol is, seen from each address.
+    let mut next = None;
+    let mut ends: Vec<Option<u64>> = firsts
+        .into_iter()
+        .skip(1)
+        .rev()
+        .map(|first| {
+            next = first.or(next);
+            next
+        })
+        .collect();
+    ends.reverse();
     let mut nearest: Option<Nearest> = None;
     slots
         .into_iter()
         .zip(addresses)
-        .map(|(slot, address)| {
+        .zip(ends)
+        .map(|((slot, address), end)| {
             nearest = slot.or_else(|| nearest.take());
-            let module = || Some(BPF_MODULE.to_owned());
+            let bpf = |name: &str| KernelSymbol { name: name.to_owned(), module: Some(BPF_MODULE.to_owned()) };
             match (code.find(*address), &nearest) {
-                (Known::Name(name), _) => Ok(KernelSymbol { name: name.to_string(), module: module() }),
+                (Known::Name(name), _) => Ok(Found { symbol: bpf(&name), range: None }),
                 (Known::Several, _) => Err(NoSymbol::KernelUnknown),
                 (Known::Nothing, _) if is_hidden => Err(NoSymbol::KernelHidden),
-                (Known::Nothing, Some(found)) if found.covers(*address, code) => Ok(found.symbol.clone()),
+                (Known::Nothing, Some(found)) if found.covers(*address, code) => Ok(found.found(end)),
                 (Known::Nothing, _) => Err(NoSymbol::KernelUnknown),
             }
         })
@@ -148,7 +269,34 @@ ffffffff81000018 t late
         let mut code = KernelCode::default();
         code.set_loaded(std::iter::once(0xffff_ffff_c000_3000..0xffff_ffff_c000_3020).collect());
         code.add_named(0xffff_ffff_c000_4000, 0x40, "bpf_prog_77_gone", false);
-        find_in(text.as_bytes(), addresses, &code).into_iter().map(|found| found.map(show)).collect()
+        let found = find_in(text.as_bytes(), addresses, &code).into_iter();
+        found.map(|found| found.map(|found| show(found.symbol))).collect()
+    }
+
+    #[test]
+    fn functions_are_remembered_while_they_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kallsyms");
+        let mut functions = KernelFunctions::default();
+        let mut names = |text: &str, addresses: &[u64], code: &KernelCode| {
+            std::fs::write(&path, text).unwrap();
+            let found = functions.find(&path, addresses, code).into_iter();
+            found.map(|found| found.map_or_else(|_| "-".to_owned(), |symbol| symbol.name)).collect::<Vec<_>>()
+        };
+        let mut code = KernelCode::default();
+        code.set_loaded(std::iter::once(0xffff_ffff_c000_3000..0xffff_ffff_c000_3020).collect());
+        let asked = [0xffff_ffff_8100_0012, 0xffff_ffff_8100_0034, 0xffff_ffff_c000_1fff, 0xffff_ffff_c000_3010];
+        let expected = ["entry", "schedule", "nft_do_chain", "bpf_prog_6deef7357e7b4530_cpu"];
+        assert_eq!(names(KALLSYMS, &asked, &code), expected);
+        // Nothing but what comes and goes is read again, and functions end where the next one begins.
+        assert_eq!(names("", &asked, &code), ["entry", "schedule", "nft_do_chain", "-"]);
+        let places = [0xffff_ffff_8100_000f, 0xffff_ffff_8100_0017, 0xffff_ffff_8100_0018, 0xffff_ffff_8200_0000];
+        assert_eq!(names("", &places, &code), ["-", "entry", "-", "-"]);
+        // Code that is known to have come is not what was there before.
+        code.add_named(0xffff_ffff_c000_1000, 0x1000, "bpf_prog_1_new", true);
+        assert_eq!(names("", &asked, &code), ["entry", "schedule", "bpf_prog_1_new", "-"]);
+        functions.forget_if_changed(b"another_module ");
+        assert_eq!(functions.get(asked[0]), None);
     }
 
     #[test]
@@ -208,7 +356,10 @@ ffffffff81000018 t late
         let schedule =
             text.lines().find(|line| line.ends_with(" T schedule")).and_then(|line| parse_line(line.as_bytes()));
         let Some((start, ..)) = schedule.filter(|(start, ..)| *start != 0) else { return };
-        let found = find(Path::new("/proc/kallsyms"), &[start + 4], &KernelCode::default());
-        assert_eq!(found[0].as_ref().map(|symbol| &*symbol.name), Ok("schedule"));
+        let mut functions = KernelFunctions::default();
+        for _ in 0..2 {
+            let found = functions.find(Path::new("/proc/kallsyms"), &[start + 4], &KernelCode::default());
+            assert_eq!(found[0].as_ref().map(|symbol| &*symbol.name), Ok("schedule"));
+        }
     }
 }

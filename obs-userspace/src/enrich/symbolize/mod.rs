@@ -131,6 +131,7 @@ pub struct Symbolizer {
     cache: Option<DiskCache>,
     remembered: file::Remembered,
     kernel_code: KernelCode,
+    kernel_functions: kernel::KernelFunctions,
     problems: BTreeMap<(Arc<str>, NoSymbol), FileProblem>,
 }
 
@@ -151,6 +152,7 @@ impl Symbolizer {
             cache,
             remembered: file::Remembered::default(),
             kernel_code: KernelCode::default(),
+            kernel_functions: kernel::KernelFunctions::default(),
             problems: BTreeMap::new(),
         }
     }
@@ -236,7 +238,7 @@ impl Symbolizer {
         let mut addresses = wanted.to_vec();
         addresses.sort_unstable();
         addresses.dedup();
-        let found = kernel::find(&self.options.kallsyms, &addresses, &self.kernel_code);
+        let found = self.kernel_functions.find(&self.options.kallsyms, &addresses, &self.kernel_code);
         let mut modules: HashMap<Option<String>, Arc<Module>> = HashMap::new();
         let mut module = |name: Option<String>| {
             let path = match &name {
