@@ -6,13 +6,14 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead, BufReader, Read as _},
+    io::{self, BufRead, BufReader, Read as _},
     ops::Range,
     path::Path,
 };
 
 use super::{
     kernel_code::{KernelCode, Known},
+    kernel_table::KernelTable,
     reason::NoSymbol,
 };
 
@@ -20,7 +21,7 @@ use super::{
 const KALLSYMS_BYTES_MAX: u64 = 256 << 20;
 
 /// Most bytes from a symbol to an address that it is taken to cover: the file has no sizes.
-const KERNEL_SYMBOL_BYTES_MAX: u64 = 1 << 20;
+pub(super) const KERNEL_SYMBOL_BYTES_MAX: u64 = 1 << 20;
 
 /// What the file says instead of a module for code of BPF.
 const BPF_MODULE: &str = "bpf";
@@ -30,6 +31,9 @@ const MADE_MODULE_PREFIX: &str = "__builtin__";
 
 /// Most functions that are remembered; a busy host runs through some thousands.
 const FUNCTIONS_MAX: usize = 16_384;
+
+/// After how many passes over the list all of it is remembered: a single recording does not need that.
+const PASSES_BEFORE_TABLE: u32 = 2;
 
 /// Most bytes that are read of the list of modules.
 const MODULES_BYTES_MAX: u64 = 1 << 20;
@@ -47,6 +51,9 @@ pub(super) struct KernelSymbol {
 pub(super) struct KernelFunctions {
     /// By first address: the first address behind it, and its name.
     functions: BTreeMap<u64, (u64, KernelSymbol)>,
+    /// All of them, once the list was read so often that it is worth it.
+    table: Option<KernelTable>,
+    passes: u32,
     /// The list of modules that they were found with: where a module was, there may be another one now.
     modules: Vec<u8>,
 }
@@ -66,7 +73,7 @@ impl KernelFunctions {
             .collect();
         let unknown = addresses.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(address, _)| *address);
         let unknown: Vec<u64> = unknown.collect();
-        let mut found = if unknown.is_empty() { Vec::new() } else { find(kallsyms, &unknown, code) }.into_iter();
+        let mut found = self.find_unknown(kallsyms, &unknown, code).into_iter();
         let answers = known.into_iter().map(|known| match known {
             Some(symbol) => Ok(symbol),
             None => {
@@ -78,10 +85,30 @@ impl KernelFunctions {
         answers.collect()
     }
 
+    fn find_unknown(&mut self, kallsyms: &Path, addresses: &[u64], code: &KernelCode) -> Vec<Result<Found, NoSymbol>> {
+        if addresses.is_empty() {
+            return Vec::new();
+        }
+        if self.passes == PASSES_BEFORE_TABLE {
+            self.passes += 1;
+            self.table = open(kallsyms).ok().and_then(KernelTable::read);
+        }
+        if let Some(table) = &self.table {
+            let is_nothing = |address: &u64| matches!(code.find(*address), Known::Nothing);
+            let found: Option<Vec<Found>> =
+                addresses.iter().map(|address| table.find(*address).filter(|_| is_nothing(address))).collect();
+            if let Some(found) = found {
+                return found.into_iter().map(Ok).collect();
+            }
+        }
+        // There is code among it that comes and goes.
+        self.passes = self.passes.saturating_add(1);
+        find(kallsyms, addresses, code)
+    }
+
     fn forget_if_changed(&mut self, modules: &[u8]) {
         if self.modules != modules {
-            self.modules = modules.to_owned();
-            self.functions.clear();
+            *self = Self { modules: modules.to_owned(), ..Self::default() };
         }
     }
 
@@ -120,16 +147,20 @@ fn modules() -> Vec<u8> {
 
 /// A symbol that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
-    symbol: KernelSymbol,
+pub(super) struct Found {
+    pub(super) symbol: KernelSymbol,
     /// Where it is, if it stays there as long as its module does.
-    range: Option<Range<u64>>,
+    pub(super) range: Option<Range<u64>>,
+}
+
+fn open(kallsyms: &Path) -> io::Result<impl BufRead> {
+    Ok(BufReader::with_capacity(64 << 10, File::open(kallsyms)?.take(KALLSYMS_BYTES_MAX)))
 }
 
 /// Names kernel addresses, which must ascend. The answers are in the same order.
 fn find(kallsyms: &Path, addresses: &[u64], code: &KernelCode) -> Vec<Result<Found, NoSymbol>> {
-    match File::open(kallsyms) {
-        Ok(file) => find_in(BufReader::with_capacity(64 << 10, file.take(KALLSYMS_BYTES_MAX)), addresses, code),
+    match open(kallsyms) {
+        Ok(list) => find_in(list, addresses, code),
         Err(error) => {
             tracing::warn!(path = %kallsyms.display(), %error, "cannot read the kernel's symbols; its frames stay unnamed");
             vec![Err(NoSymbol::KernelUnreadable); addresses.len()]
@@ -154,40 +185,26 @@ impl Nearest {
 
     /// `end` is where the next symbol is.
     fn found(&self, end: Option<u64>) -> Found {
-        let is_made = |module: &str| module == BPF_MODULE || module.starts_with(MADE_MODULE_PREFIX);
         let stays = !self.symbol.module.as_deref().is_some_and(is_made);
         let range = self.start..end.unwrap_or(u64::MAX).min(self.start + KERNEL_SYMBOL_BYTES_MAX);
         Found { symbol: self.symbol.clone(), range: stays.then_some(range) }
     }
 }
 
-fn find_in(mut lines: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec<Result<Found, NoSymbol>> {
+fn find_in(list: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec<Result<Found, NoSymbol>> {
     debug_assert!(addresses.is_sorted());
     let mut slots: Vec<Option<Nearest>> = vec![None; addresses.len()];
     // The first symbol behind the address before; the last one is behind all of them.
     let mut firsts: Vec<Option<u64>> = vec![None; addresses.len() + 1];
     let mut is_hidden = true;
-    let mut line = Vec::new();
-    // Ends: the reader is bounded.
-    loop {
-        line.clear();
-        match lines.read_until(b'\n', &mut line) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot read on in the kernel's symbols");
-                break;
-            }
-        }
-        let Some((start, kind, name, module)) = parse_line(&line) else { continue };
+    let read = lines(list, |Line { start, is_code, name, module }| {
         // All addresses read as zero for those who may not know them.
         is_hidden &= start == 0;
         let place = addresses.partition_point(|address| *address < start);
         if let Some(first) = firsts.get_mut(place) {
             *first = Some(first.map_or(start, |first| first.min(start)));
         }
-        let Some(slot) = slots.get_mut(place) else { continue };
-        let is_code = matches!(kind, b't' | b'T' | b'w' | b'W' | b'i' | b'I');
+        let Some(slot) = slots.get_mut(place) else { return };
         // Of several names of the same code, one of code before others, then that with the fewest underscores; the first
         // one wins.
         let underscores = |name: &str| name.bytes().take_while(|byte| *byte == b'_').count();
@@ -200,6 +217,9 @@ fn find_in(mut lines: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec
             let symbol = KernelSymbol { name: name.to_owned(), module: module.map(str::to_owned) };
             *slot = Some(Nearest { start, is_code, symbol });
         }
+    });
+    if let Err(error) = read {
+        tracing::warn!(%error, "cannot read on in the kernel's symbols");
     }
     // Where the next symbol is, seen from each address.
     let mut next = None;
@@ -232,22 +252,50 @@ fn find_in(mut lines: impl BufRead, addresses: &[u64], code: &KernelCode) -> Vec
         .collect()
 }
 
+/// A line of the list.
+pub(super) struct Line<'a> {
+    pub(super) start: u64,
+    pub(super) is_code: bool,
+    pub(super) name: &'a str,
+    pub(super) module: Option<&'a str>,
+}
+
+/// Reads the list line by line, to its end: the reader is bounded. Lines of another form are left out.
+pub(super) fn lines(mut list: impl BufRead, mut each: impl FnMut(Line<'_>)) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if list.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        if let Some(line) = parse_line(&line) {
+            each(line);
+        }
+    }
+}
+
+/// Whether a module is none: its code comes and goes.
+pub(super) fn is_made(module: &str) -> bool {
+    module == BPF_MODULE || module.starts_with(MADE_MODULE_PREFIX)
+}
+
 /// `ffffffff81000000 T _stext` or `ffffffffc0201000 t name\t[module]`.
-fn parse_line(line: &[u8]) -> Option<(u64, u8, &str, Option<&str>)> {
+fn parse_line(line: &[u8]) -> Option<Line<'_>> {
     let line = str::from_utf8(line).ok()?;
     let mut fields = line.split_ascii_whitespace();
     let start = u64::from_str_radix(fields.next()?, 16).ok()?;
     let kind = *fields.next()?.as_bytes().first()?;
+    let is_code = matches!(kind, b't' | b'T' | b'w' | b'W' | b'i' | b'I');
     let name = fields.next()?;
     let module = fields.next().and_then(|module| module.strip_prefix('[')?.strip_suffix(']'));
-    Some((start, kind, name, module))
+    Some(Line { start, is_code, name, module })
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const KALLSYMS: &str = "\
+    pub(in super::super) const KALLSYMS: &str = "\
 0000000000000000 A fixed_percpu_data
 ffffffff81000000 T __pi__text
 ffffffff81000000 T _stext
@@ -355,11 +403,27 @@ ffffffff81000018 t late
         let Ok(text) = std::fs::read_to_string("/proc/kallsyms") else { return };
         let schedule =
             text.lines().find(|line| line.ends_with(" T schedule")).and_then(|line| parse_line(line.as_bytes()));
-        let Some((start, ..)) = schedule.filter(|(start, ..)| *start != 0) else { return };
+        let Some(Line { start, .. }) = schedule.filter(|line| line.start != 0) else { return };
         let mut functions = KernelFunctions::default();
-        for _ in 0..2 {
+        // From the list, from memory, and from the table.
+        for passes in [0, 0, PASSES_BEFORE_TABLE] {
+            if passes > 0 {
+                functions = KernelFunctions { passes, ..KernelFunctions::default() };
+            }
             let found = functions.find(Path::new("/proc/kallsyms"), &[start + 4], &KernelCode::default());
             assert_eq!(found[0].as_ref().map(|symbol| &*symbol.name), Ok("schedule"));
         }
+        // The table says what the list says.
+        let table = functions.table.unwrap();
+        let starts = text.lines().filter_map(|line| parse_line(line.as_bytes()));
+        let wanted = starts.filter(|line| line.is_code && !line.module.is_some_and(is_made)).map(|line| line.start + 1);
+        let mut wanted: Vec<u64> = wanted.step_by(97).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let listed = find(Path::new("/proc/kallsyms"), &wanted, &KernelCode::default());
+        for (address, listed) in wanted.iter().zip(listed) {
+            assert_eq!(table.find(*address), listed.ok(), "{address:#x}");
+        }
+        assert!(wanted.len() > 300);
     }
 }

@@ -17,6 +17,7 @@ mod file;
 mod index;
 mod kernel;
 mod kernel_code;
+mod kernel_table;
 mod perf_map;
 mod plt;
 mod reason;
