@@ -12,7 +12,7 @@ use aya::{
 use obs_common::{
     stack::ImageKey,
     unwind_map::{
-        FILE_NONE, FILES_MAX, FileTable, MAPPINGS_PER_PROCESS_MAX, Mapping, PAGES_NEVER, PROCESSES_MAX, ProcessMappings,
+        FILE_NONE, FileTable, MAPPINGS_PER_PROCESS_MAX, Mapping, PAGES_NEVER, PROCESSES_MAX, ProcessMappings,
     },
     unwind_row::{RULE_BYTES, Rule},
 };
@@ -305,13 +305,13 @@ impl UnwindMaps {
         }
     }
 
-    /// Tells of each of the first `files_count` files when the kernel side last wanted its table.
+    /// Tells of each of these files when the kernel side last wanted its table.
     ///
     /// # Errors
     /// If a map cannot be read.
-    pub fn uses(&self, files_count: u32) -> Result<Vec<FileUse>, KernelError> {
-        let mut uses = Vec::with_capacity(files_count as usize);
-        for file in 0..files_count.min(FILES_MAX) {
+    pub fn uses(&self, files: impl Iterator<Item = u32>) -> Result<Vec<FileUse>, KernelError> {
+        let mut uses = Vec::new();
+        for file in files {
             let entry = self.files.get(&file, 0);
             let Shared(entry) =
                 entry.map_err(|error| KernelError::Map { map: "UNWIND_FILES", why: error.to_string() })?;

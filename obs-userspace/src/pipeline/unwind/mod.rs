@@ -5,6 +5,7 @@
 //! snapshot, which is walked here as soon as its tables are there. Tables are shared by all processes that map the same
 //! file.
 
+mod files;
 mod snapshots;
 mod worker;
 
@@ -17,17 +18,17 @@ use std::{
 use anyhow::Context as _;
 use obs_common::{
     stack::ImageKey,
-    unwind_map::{FILE_NONE, FILES_MAX, Mapping as WireMapping},
+    unwind_map::{FILE_NONE, Mapping as WireMapping},
 };
-use obs_unwind::{BuildId, ElfImage, ExecutableSegment};
 
 use self::{
+    files::{FileIdentity, Files, KnownFile, TableState},
     snapshots::{Snapshots, Wait},
-    worker::{Built, Origin, Worker, with_bytes},
+    worker::{Built, Origin, Worker},
 };
 use crate::{
     enrich::{
-        process::{Code, Ledger, MappingTable},
+        process::{Code, Ledger, Mapping, MappingTable},
         symbolize::vdso_image,
     },
     kernel::{
@@ -58,53 +59,26 @@ struct SupplyCounts {
     tables_refused: u64,
     /// Processes that found no room.
     processes_refused: u64,
+    /// Mappings of files that found no number.
+    files_refused: u64,
 }
 
-/// A file that processes map.
-struct KnownFile {
-    origin: Origin,
-    /// Empty if the file is no ELF image that can be unwound: then the frame pointer is followed.
-    segments: Vec<ExecutableSegment>,
-    state: TableState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TableState {
-    /// Nobody asked for it yet, or it was evicted.
-    Absent,
-    /// The worker has it.
-    Asked,
-    /// It is in the kernel.
-    Loaded,
-    /// There was no room for it.
-    Refused {
-        /// When.
-        epoch: u32,
-    },
-    /// There is none to be had.
-    Impossible,
+/// What a process image was told.
+struct Told {
+    mappings: Arc<MappingTable>,
+    files: Vec<FileIdentity>,
 }
 
 /// The supply.
 pub(super) struct Supply {
     maps: UnwindMaps,
     worker: Worker,
-    files: Vec<KnownFile>,
-    /// With what they stand for, so that an address that is freed cannot come to mean another file.
-    by_origin: HashMap<FileIdentity, (u32, Origin)>,
-    /// The same file may lie at many paths: containers of one image, each with its own copy.
-    by_build_id: HashMap<BuildId, u32>,
-    told: HashMap<ProcessKey, Arc<MappingTable>>,
+    files: Files,
+    told: HashMap<ProcessKey, Told>,
     snapshots: Snapshots,
     takes_snapshots: bool,
     asked_missed: Instant,
     counts: SupplyCounts,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum FileIdentity {
-    File(usize),
-    Vdso,
 }
 
 impl Supply {
@@ -116,9 +90,7 @@ impl Supply {
         Ok(Self {
             maps,
             worker: Worker::start(wake).context("cannot start a thread")?,
-            files: Vec::new(),
-            by_origin: HashMap::new(),
-            by_build_id: HashMap::new(),
+            files: Files::default(),
             told: HashMap::new(),
             snapshots,
             takes_snapshots: true,
@@ -131,7 +103,7 @@ impl Supply {
     pub(super) fn tell(&mut self, ledger: &Ledger, keys: &HashSet<ProcessKey>) -> Result<(), KernelError> {
         for key in keys {
             let Some(mappings) = ledger.mappings(*key) else { continue };
-            if mappings.is_empty() || self.told.get(key).is_some_and(|told| Arc::ptr_eq(told, mappings)) {
+            if mappings.is_empty() || self.told.get(key).is_some_and(|told| Arc::ptr_eq(&told.mappings, mappings)) {
                 continue;
             }
             let mappings = Arc::clone(mappings);
@@ -139,7 +111,9 @@ impl Supply {
             let wire: Vec<WireMapping> = mappings.iter().filter_map(|mapping| self.wire(mapping)).collect();
             match self.maps.set_process(image_key(*key), &wire)? {
                 Ok(()) => {
-                    self.told.insert(*key, mappings);
+                    let files = self.files.take(files_of(&mappings));
+                    let before = self.told.insert(*key, Told { mappings, files });
+                    self.release(before);
                     self.snapshots.process_was_told(*key);
                 }
                 Err(Full) => self.counts.processes_refused += 1,
@@ -150,9 +124,16 @@ impl Supply {
 
     /// Forgets a process image that has ended.
     pub(super) fn forget(&mut self, key: ProcessKey) {
-        self.told.remove(&key);
+        let told = self.told.remove(&key);
+        self.release(told);
         self.snapshots.forget(key);
         self.maps.remove_process(&image_key(key));
+    }
+
+    fn release(&mut self, told: Option<Told>) {
+        if let Some(Told { files, .. }) = told {
+            self.files.release(&files, self.maps.epoch());
+        }
     }
 
     /// Loads the tables that are finished.
@@ -161,7 +142,7 @@ impl Supply {
             let state = match table {
                 Ok(table) => self.load(file, &table)?,
                 Err(reason) => {
-                    if let Some(KnownFile { origin: Origin::File(code), .. }) = self.files.get(file as usize) {
+                    if let Some(KnownFile { origin: Origin::File(code), .. }) = self.files.get(file) {
                         tracing::debug!(path = %code.path, %reason, "no unwind table");
                     }
                     TableState::Impossible
@@ -170,7 +151,7 @@ impl Supply {
             if state == TableState::Impossible {
                 self.maps.set_never(file)?;
             }
-            if let Some(known) = self.files.get_mut(file as usize) {
+            if let Some(known) = self.files.get_mut(file) {
                 known.state = state;
             }
         }
@@ -205,7 +186,7 @@ impl Supply {
 
     /// Whether some snapshots wait for a table that is being built.
     pub(super) fn has_unfinished(&self) -> bool {
-        let is_coming = |file: u32| self.files.get(file as usize).is_some_and(|known| known.state == TableState::Asked);
+        let is_coming = |file: u32| self.files.get(file).is_some_and(|known| known.state == TableState::Asked);
         self.snapshots.waits().any(|wait| matches!(wait, Wait::Table(file) if is_coming(file)))
     }
 
@@ -219,11 +200,16 @@ impl Supply {
         self.snapshots.has(key)
     }
 
-    /// Once in a while: asks for tables that the kernel side missed without sending a snapshot.
+    /// Once in a while: asks for tables that the kernel side missed without sending a snapshot, and lets go of files that
+    /// nobody uses.
     pub(super) fn begin_epoch(&mut self) -> Result<(), KernelError> {
         self.ask_missed()?;
         let epoch = self.maps.epoch();
-        for (file, known) in (0..).zip(&mut self.files) {
+        for file in self.files.forget_idle(epoch) {
+            self.maps.clear_table(file)?;
+            self.maps.clear_never(file)?;
+        }
+        for (file, known) in self.files.iter_mut() {
             if let TableState::Refused { epoch: refused } = known.state
                 && epoch.wrapping_sub(refused) >= REFUSED_EPOCHS
             {
@@ -236,7 +222,7 @@ impl Supply {
 
     fn ask_missed(&mut self) -> Result<(), KernelError> {
         let epoch = self.maps.epoch();
-        for used in self.maps.uses(self.files.len() as u32)? {
+        for used in self.maps.uses(self.files.numbers())? {
             if !used.is_loaded && used.epoch == epoch {
                 self.ask(used.file);
             }
@@ -246,12 +232,13 @@ impl Supply {
 
     /// What a reader of the recording should know of the supply, one sentence each.
     pub(super) fn notes(&self) -> Vec<String> {
-        let SupplyCounts { tables_refused, tables_evicted, processes_refused } = self.counts;
+        let SupplyCounts { tables_refused, tables_evicted, processes_refused, files_refused } = self.counts;
         let count = |count: u64, what: &str| (count > 0).then(|| format!("{count} {what}"));
         [
             count(tables_refused, "unwind tables did not fit into their memory: stacks through those files are cut"),
             count(tables_evicted, "unwind tables were taken away to make room for others"),
             count(processes_refused, "times the mappings of a process did not fit: its stacks are cut"),
+            count(files_refused, "mappings of files are unwound by frame pointer: too many files are in use at a time"),
         ]
         .into_iter()
         .flatten()
@@ -277,80 +264,65 @@ impl Supply {
     /// Takes away the table that was used least recently. False if all were used just now.
     fn evict(&mut self) -> Result<bool, KernelError> {
         let epoch = self.maps.epoch();
-        let uses = self.maps.uses(self.files.len() as u32)?;
+        let uses = self.maps.uses(self.files.numbers())?;
         let idle = |used_epoch: u32| epoch.wrapping_sub(used_epoch);
         let oldest = uses.iter().filter(|used| used.is_loaded).max_by_key(|used| idle(used.epoch));
         let Some(oldest) = oldest.filter(|used| idle(used.epoch) >= IDLE_EPOCHS_MIN) else { return Ok(false) };
         self.maps.clear_table(oldest.file)?;
         self.counts.tables_evicted += 1;
-        if let Some(known) = self.files.get_mut(oldest.file as usize) {
+        if let Some(known) = self.files.get_mut(oldest.file) {
             known.state = TableState::Absent;
         }
         Ok(true)
     }
 
     /// A mapping as the kernel side reads it; `None` for what user code never runs in.
-    fn wire(&mut self, mapping: &crate::enrich::process::Mapping) -> Option<WireMapping> {
+    fn wire(&mut self, mapping: &Mapping) -> Option<WireMapping> {
         let (start, end) = (mapping.start, mapping.end);
         let by_pointer = WireMapping { start, end, bias: 0, file: FILE_NONE, reserved: 0 };
-        let file = match &mapping.code {
-            Code::File(file) => {
-                self.file(FileIdentity::File(Arc::as_ptr(file).addr()), || Origin::File(Arc::clone(file)))
-            }
-            Code::Vdso => self.file(FileIdentity::Vdso, || Origin::Vdso(vdso_image().unwrap_or_default().into())),
-            Code::Anonymous => None,
+        let identity = match &mapping.code {
             Code::Vsyscall => return None,
+            code => identity_of(code),
         };
-        let Some(file) = file else { return Some(by_pointer) };
-        let known = self.files.get(file as usize)?;
+        let Some(identity) = identity else { return Some(by_pointer) };
+        let origin = || match &mapping.code {
+            Code::File(file) => Origin::File(Arc::clone(file)),
+            Code::Vdso | Code::Anonymous | Code::Vsyscall => Origin::Vdso(vdso_image().unwrap_or_default().into()),
+        };
+        let Some(file) = self.files.number(identity, origin, self.maps.epoch()) else {
+            self.counts.files_refused += 1;
+            return Some(by_pointer);
+        };
+        let known = self.files.get(file)?;
         match obs_unwind::load_bias(&known.segments, start, mapping.file_offset) {
             Some(bias) => Some(WireMapping { start, end, bias, file, reserved: 0 }),
             None => Some(by_pointer),
         }
     }
 
-    /// The number of a file; `None` if there are too many.
-    fn file(&mut self, identity: FileIdentity, origin: impl FnOnce() -> Origin) -> Option<u32> {
-        if let Some((file, _)) = self.by_origin.get(&identity) {
-            return Some(*file);
-        }
-        let file = u32::try_from(self.files.len()).ok().filter(|file| *file < FILES_MAX)?;
-        let origin = origin();
-        let headers = with_bytes(&origin, |bytes| {
-            let image = ElfImage::parse(bytes).map_err(|error| error.to_string())?;
-            Ok((image.executable_segments().to_vec(), image.build_id().cloned()))
-        });
-        let segments = match headers {
-            Ok((segments, Some(build_id))) => match self.by_build_id.get(&build_id) {
-                Some(twin) if self.files.get(*twin as usize).is_some_and(|known| known.segments == segments) => {
-                    self.by_origin.insert(identity, (*twin, origin));
-                    return Some(*twin);
-                }
-                _ => {
-                    self.by_build_id.insert(build_id, file);
-                    segments
-                }
-            },
-            Ok((segments, None)) => segments,
-            Err(reason) => {
-                if let Origin::File(code) = &origin {
-                    tracing::debug!(path = %code.path, %reason, "not unwound by tables");
-                }
-                Vec::new()
-            }
-        };
-        self.by_origin.insert(identity, (file, origin.clone()));
-        self.files.push(KnownFile { origin, segments, state: TableState::Absent });
-        Some(file)
-    }
-
     /// Has a table built, unless that was done or is of no use.
     fn ask(&mut self, file: u32) {
-        let Some(known) = self.files.get_mut(file as usize) else { return };
+        let Some(known) = self.files.get_mut(file) else { return };
         if known.state == TableState::Absent && self.worker.ask(file, known.origin.clone()) {
             known.state = TableState::Asked;
         }
     }
+}
+
+fn identity_of(code: &Code) -> Option<FileIdentity> {
+    match code {
+        Code::File(file) => Some(FileIdentity::of(file)),
+        Code::Vdso => Some(FileIdentity::Vdso),
+        Code::Anonymous | Code::Vsyscall => None,
+    }
+}
+
+/// What a process maps of files, each once.
+fn files_of(mappings: &MappingTable) -> Vec<FileIdentity> {
+    let mut files: Vec<FileIdentity> = mappings.iter().filter_map(|mapping| identity_of(&mapping.code)).collect();
+    files.sort_unstable();
+    files.dedup();
+    files
 }
 
 fn image_key(key: ProcessKey) -> ImageKey {
