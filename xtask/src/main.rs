@@ -1,9 +1,12 @@
 //! The project's own commands: `cargo xtask VERB`. One verb per file.
 
+mod agent;
 mod bench;
 mod build;
 mod doctor;
+mod guarded;
 mod host;
+mod interrupt;
 mod run;
 mod setup;
 mod test;

@@ -49,6 +49,7 @@ pub(crate) fn all() -> Vec<(Group, Need)> {
         (Test, package(&["promtool"], &["prometheus"], "checks the agent's metrics")),
         (Test, package(&["python3"], &["python3"], "a program to profile")),
         (Test, package(&["xz"], &["xz-utils"], "a program to profile")),
+        (Test, package(&["setpriv"], &["util-linux"], "ends what a benchmark started with its starter")),
         (Test, package(&["/bin/busybox", "/usr/bin/busybox"], &["busybox-static"], "what test containers run")),
         (Test, package(&["/usr/sbin/runc", "runc"], &["runc"], "runs containers that obs must recognise")),
         (Test, package(&["containerd"], &["containerd"], "the same")),
