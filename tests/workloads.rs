@@ -75,6 +75,7 @@ pub const WORKLOADS: &[Workload] = &[
     c("bpf_program", "bpf_program.c", NO_FRAME_POINTERS),
     c("busy", "busy.c", STATIC_WITH_FRAME_POINTERS),
     c("call_tree", "call_tree.c", STATIC_WITH_FRAME_POINTERS),
+    c("crowd", "crowd.c", NO_FRAME_POINTERS),
     c("exit_with", "exit_with.c", &["-static"]),
     c("idle", "idle.c", &["-static"]),
     c("short", "short.c", STATIC_WITH_FRAME_POINTERS),

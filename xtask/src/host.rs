@@ -56,6 +56,11 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
+/// How many CPUs this process may use.
+pub(crate) fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// The same command as the superuser: itself for root, else through sudo.
 pub(crate) fn as_root(command: Command) -> Command {
     if is_root() { command } else { through_sudo(&command) }

@@ -1,11 +1,15 @@
 //! The project's own commands: `cargo xtask VERB`. One verb per file.
 
+mod agent;
 mod bench;
 mod build;
 mod doctor;
+mod guarded;
 mod host;
+mod interrupt;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod unwind_check;
@@ -43,6 +47,8 @@ enum Verb {
     Vm(vm::Arguments),
     /// Measure what obs costs
     Bench(bench::Arguments),
+    /// Run the agent on a busy host for a while, and show what it costs over time
+    Soak(soak::Arguments),
     /// Build obs and ask it what it can do on this kernel
     Doctor(doctor::Arguments),
 }
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
         Verb::UnwindCheck(arguments) => unwind_check::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Bench(arguments) => bench::main(&arguments),
+        Verb::Soak(arguments) => soak::main(&arguments),
         Verb::Doctor(arguments) => doctor::main(&arguments),
     };
     exit_code(outcome)

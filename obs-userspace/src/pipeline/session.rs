@@ -180,7 +180,9 @@ impl Session {
         if let Some(supply) = supply {
             // The counter only wakes; that it may be empty is the usual case.
             let _ = rustix::io::read(&self.table_built, &mut [0; 8]);
-            supply.tell(ledger, measured)?;
+            // Those that changed only: there may be thousands, and this happens many times a second.
+            let changed = ledger.take_changed().into_iter().filter(|key| measured.contains(key));
+            supply.tell(ledger, changed)?;
             supply.load_built()?;
             supply.walk(snapshots, |id, stack| collector.complete(id, stack))?;
         }
@@ -196,6 +198,8 @@ impl Session {
             let is_over = |key: &ProcessKey| self.ledger.has_ended(*key) && !supply.walks(*key);
             let ended: Vec<ProcessKey> = self.measured.extract_if(is_over).collect();
             ended.into_iter().for_each(|key| supply.forget(key));
+            // Those too that found no room.
+            supply.tell(&self.ledger, self.measured.iter().copied())?;
             supply.begin_epoch()?;
         }
         Ok(())

@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result};
 use crate::host;
 
 /// Programs that compress for as long as this lives.
-pub(super) struct Load(Vec<Child>);
+pub(crate) struct Load(Vec<Child>);
 
 impl Load {
     /// Compresses the file again and again, in as many processes.
-    pub(super) fn start(count: usize, file: &Path) -> Result<Self> {
+    pub(crate) fn start(count: usize, file: &Path) -> Result<Self> {
         let mut load = Load(Vec::new());
         for _ in 0..count {
             // xz reads a pipe whose only other end is held here: it ends when this process does, however that happens.

@@ -10,20 +10,20 @@ use crate::host;
 
 /// What one or more commands cost together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Cost {
+pub(crate) struct Cost {
     /// User and system CPU time of the processes and of the children that they waited for, in seconds.
-    pub(super) cpu_seconds: f64,
+    pub(crate) cpu_seconds: f64,
     /// The largest resident set of any one process, in bytes.
-    pub(super) peak_rss_bytes: u64,
+    pub(crate) peak_rss_bytes: u64,
     /// From the start of the first to the end of the last, in seconds.
-    pub(super) wall_seconds: f64,
+    pub(crate) wall_seconds: f64,
 }
 
 /// Runs a command to its end.
 ///
 /// # Errors
 /// When it cannot be started, or fails: the cost of a failure is of no interest.
-pub(super) fn run(command: &mut Command) -> Result<Cost> {
+pub(crate) fn run(command: &mut Command) -> Result<Cost> {
     let begin = Instant::now();
     let child = command.spawn().with_context(|| format!("cannot start `{}`", host::line(command)))?;
     let mut cost = wait(child, &host::line(command))?;
@@ -35,7 +35,7 @@ pub(super) fn run(command: &mut Command) -> Result<Cost> {
 ///
 /// # Errors
 /// When it fails.
-pub(super) fn wait(child: Child, line: &str) -> Result<Cost> {
+pub(crate) fn wait(child: Child, line: &str) -> Result<Cost> {
     let begin = Instant::now();
     let used = child.wait4().with_context(|| format!("cannot wait for `{line}`"))?;
     if !used.status.success() {
@@ -50,7 +50,7 @@ pub(super) fn wait(child: Child, line: &str) -> Result<Cost> {
 }
 
 /// The middle value; of an even number, the mean of the two in the middle. Zero for none.
-pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

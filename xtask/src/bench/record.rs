@@ -3,7 +3,6 @@
 use std::io::{BufReader, stdin};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -49,7 +48,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     let folder = host::target_dir()?.join("bench");
     host::make_dir(&folder)?;
 
-    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = host::cpus();
     let load = arguments.load.unwrap_or((cpus / 2).max(1));
     println!("{} rounds of 1 s each at {FREQUENCY_HZ} Hz, {load} of {cpus} CPUs kept busy by xz.", arguments.rounds);
     let running = Load::start(load, &host::obs_binary()?)?;

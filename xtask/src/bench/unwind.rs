@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::load::Load;
 use super::measure::{self, Cost, median};
-use super::table;
+use super::{table, workloads};
 use crate::setup::{self, Group};
 use crate::{build, host};
 
@@ -155,16 +155,6 @@ fn mean_depth(folded: &str) -> f64 {
     frames / f64::max(samples, 1.0)
 }
 
-/// The test package's programs, built for here.
-fn workloads(folder: &Path) -> Result<PathBuf> {
-    let workloads = folder.join("workloads");
-    host::make_dir(&workloads)?;
-    let mut build = host::cargo()?;
-    build.args(["run", "--locked", "--quiet", "--package=obs-tests", "--bin=obs-workloads", "--"]).arg(&workloads);
-    host::output(&mut build)?;
-    Ok(workloads)
-}
-
 fn record(hertz: &str, folded: &Path, command: &[&str]) -> Result<Runs> {
     let mut obs = host::program(host::obs_binary()?);
     obs.args(["record", "cpu", "-F", hertz, "--summary", "json", "--format", "folded", "-o"]).arg(folded).arg("--");
@@ -188,7 +178,7 @@ fn record(hertz: &str, folded: &Path, command: &[&str]) -> Result<Runs> {
 
 /// What recording the whole host costs outside of the kernel, beside perf. Each takes long enough to come once.
 fn of_the_host(seconds: u32, folder: &Path) -> Result<()> {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = host::cpus();
     println!(
         "\nThe whole host for {seconds} s at 99 Hz, {cpus} of {cpus} CPUs kept busy by xz; then symbols, to a file."
     );

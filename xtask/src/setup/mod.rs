@@ -23,6 +23,8 @@ pub(crate) enum Group {
     Test,
     /// Booting other kernels
     Vm,
+    /// What keeps a host busy while the agent is soaked
+    Soak,
     /// The checks of continuous integration
     Ci,
 }

@@ -33,7 +33,7 @@ const fn package(found_as: &'static [&'static str], packages: &'static [&'static
 
 /// Everything, in the order in which it is looked for.
 pub(crate) fn all() -> Vec<(Group, Need)> {
-    use Group::{Build, Ci, Test, Vm};
+    use Group::{Build, Ci, Soak, Test, Vm};
     vec![
         (Build, package(&["gcc", "clang"], &["gcc"], "links Rust programs")),
         (Build, package(&["/usr/include/stdlib.h"], &["libc6-dev"], "the C library's headers")),
@@ -49,6 +49,7 @@ pub(crate) fn all() -> Vec<(Group, Need)> {
         (Test, package(&["promtool"], &["prometheus"], "checks the agent's metrics")),
         (Test, package(&["python3"], &["python3"], "a program to profile")),
         (Test, package(&["xz"], &["xz-utils"], "a program to profile")),
+        (Test, package(&["setpriv"], &["util-linux"], "ends what a benchmark started with its starter")),
         (Test, package(&["/bin/busybox", "/usr/bin/busybox"], &["busybox-static"], "what test containers run")),
         (Test, package(&["/usr/sbin/runc", "runc"], &["runc"], "runs containers that obs must recognise")),
         (Test, package(&["containerd"], &["containerd"], "the same")),
@@ -59,6 +60,11 @@ pub(crate) fn all() -> Vec<(Group, Need)> {
         (Vm, package(&["xz"], &["xz-utils"], "unpacks kernels")),
         (Vm, package(&["zstd"], &["zstd"], "unpacks kernels")),
         (Vm, package(&["lz4"], &["lz4"], "unpacks kernels")),
+        (Soak, package(&["redis-server", "redis-check-rdb"], &["redis-tools"], "a server that is kept busy")),
+        (Soak, package(&["redis-benchmark"], &["redis-tools"], "keeps it busy")),
+        (Soak, package(&["stress-ng"], &["stress-ng"], "starts processes in great number")),
+        (Soak, package(&["setpriv"], &["util-linux"], "ends what was started with its starter")),
+        (Soak, package(&["xz"], &["xz-utils"], "uses a CPU")),
         (Ci, Need::CargoDeny),
     ]
 }

@@ -46,6 +46,7 @@ impl Ledger {
             // What `/proc` no longer has may have been sampled before it was unmapped.
             dropped += mappings.underlay(&image.mappings);
             image.mappings = Arc::new(mappings);
+            self.changed.insert(key);
             image.read_ns = Some(read_ns);
             image.is_whole = true;
         }

@@ -69,6 +69,11 @@ impl Image {
         self.began_ns <= time_ns && self.ended_ns.is_none_or(|ended_ns| time_ns <= ended_ns)
     }
 
+    /// Its key, if it was measured.
+    pub(super) fn key(&self) -> Option<ProcessKey> {
+        self.seen.map(|(key, _)| key)
+    }
+
     pub(super) fn info(&self, key: ProcessKey) -> ProcessInfo {
         ProcessInfo {
             key,

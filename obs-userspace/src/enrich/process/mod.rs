@@ -15,7 +15,10 @@ mod perf_map_file;
 mod places;
 mod procfs;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use self::image::Image;
 pub use self::{
@@ -73,6 +76,8 @@ pub struct Ledger {
     /// Ids of images by process id, in the order of their beginning.
     by_pid: HashMap<u32, Vec<u64>>,
     by_key: HashMap<ProcessKey, u64>,
+    /// Measured images whose mappings may have changed since somebody asked; all of them are in `by_key`.
+    changed: HashSet<ProcessKey>,
     next_id: u64,
     clock: u64,
     events: u64,
@@ -91,6 +96,7 @@ impl Ledger {
             images: HashMap::new(),
             by_pid: HashMap::new(),
             by_key: HashMap::new(),
+            changed: HashSet::new(),
             next_id: 0,
             clock: 0,
             events: 0,
@@ -211,6 +217,11 @@ impl Ledger {
         Some(&self.images.get(self.by_key.get(&key)?)?.mappings)
     }
 
+    /// The measured process images that are new or whose mappings may have changed since this was last asked.
+    pub fn take_changed(&mut self) -> HashSet<ProcessKey> {
+        std::mem::take(&mut self.changed)
+    }
+
     /// Opens the files that a living process image has mapped since it was first measured, so that they can be read when it
     /// is gone.
     pub fn hold_mapped_files(&self, key: ProcessKey) {
@@ -260,6 +271,7 @@ impl Ledger {
             self.begin(Image { pid: key.pid, began_ns, is_inferred: true, ..Image::default() })
         });
         self.by_key.insert(key, id);
+        self.changed.insert(key);
         self.touch(id);
         let Some(image) = self.images.get_mut(&id) else { return id };
         image.seen = Some((key, time_ns));
@@ -304,6 +316,7 @@ impl Ledger {
         let Some(before) = self.images.get_mut(&id) else { return };
         // What was mapped since belongs to the new program, even if it was heard of first.
         let later = Arc::new(Arc::make_mut(&mut before.mappings).split_off_since(time_ns));
+        self.changed.extend(before.key());
         if before.seen.is_some_and(|(_, seen_ns)| seen_ns >= time_ns) {
             // So was the measurement: this image is the new program, and the old one was never measured.
             before.began_ns = time_ns;
@@ -352,6 +365,7 @@ impl Ledger {
     fn confirm(&mut self, id: u64, told: Image) {
         let Some(image) = self.images.get_mut(&id) else { return };
         self.counts.mappings_dropped += Arc::make_mut(&mut image.mappings).underlay(&told.mappings);
+        self.changed.extend(image.key());
         image.began_ns = told.began_ns;
         image.is_inferred = false;
         image.is_whole |= told.is_whole;
@@ -376,6 +390,7 @@ impl Ledger {
             // A program's own file is the first that the kernel maps.
             image.executable = Some(Arc::clone(&file.path));
         }
+        self.changed.extend(image.key());
         let mappings = Arc::make_mut(&mut image.mappings);
         let dropped = if image.read_ns.is_some_and(|read_ns| read_ns >= time_ns) {
             // `/proc` was read after this: where they differ, `/proc` is newer.
@@ -476,6 +491,7 @@ impl Ledger {
             let Some(image) = self.images.remove(id) else { continue };
             if let Some((key, _)) = image.seen {
                 self.by_key.remove(&key);
+                self.changed.remove(&key);
                 self.counts.images_evicted += 1;
             }
             if let Some(siblings) = self.by_pid.get_mut(&image.pid) {

@@ -59,6 +59,10 @@ fn exec_starts_anew() {
     let info = ledger.info(key(2)).unwrap();
     assert_eq!((&*info.name, info.executable.as_deref()), ("seen", Some("/bin/second")));
     assert_eq!(ledger.counts(), LedgerCounts::default());
+    assert_eq!(ledger.take_changed(), HashSet::from([key(1), key(2)]));
+    assert!(ledger.take_changed().is_empty());
+    ledger.forget_exited(5_000);
+    assert!(ledger.is_empty());
 }
 
 #[test]
@@ -90,9 +94,19 @@ fn events_in_any_order_end_alike() {
     assert!(orders.len() > 10);
     for order in orders {
         let mut ledger = ledger();
+        let mut told: HashMap<ProcessKey, Arc<MappingTable>> = HashMap::new();
         for index in &order {
             ledger.apply(events[*index].clone());
+            // Whoever asks for what changed knows all mappings.
+            for key in ledger.take_changed() {
+                told.insert(key, Arc::clone(ledger.mappings(key).unwrap()));
+            }
+            for key in [key(1), key(2)] {
+                let [ours, theirs] = [told.get(&key), ledger.mappings(key)].map(|table| table.map(Arc::as_ptr));
+                assert_eq!(ours, theirs, "{order:?}");
+            }
         }
+        assert!(ledger.take_changed().is_empty(), "{order:?}");
         assert_eq!(path_at(&mut ledger, key(1), 0x1000), "/bin/first", "{order:?}");
         assert_eq!(path_at(&mut ledger, key(2), 0x8000), "/bin/second", "{order:?}");
         assert_eq!(path_at(&mut ledger, key(1), 0x8000), "Err(NoMapping)", "{order:?}");

@@ -10,7 +10,7 @@ mod snapshots;
 mod worker;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -99,22 +99,26 @@ impl Supply {
         })
     }
 
-    /// Tells the kernel side where the process images have their code, as far as that changed.
-    pub(super) fn tell(&mut self, ledger: &Ledger, keys: &HashSet<ProcessKey>) -> Result<(), KernelError> {
+    /// Tells the kernel side where these process images have their code, as far as that changed.
+    pub(super) fn tell(
+        &mut self,
+        ledger: &Ledger,
+        keys: impl IntoIterator<Item = ProcessKey>,
+    ) -> Result<(), KernelError> {
         for key in keys {
-            let Some(mappings) = ledger.mappings(*key) else { continue };
-            if mappings.is_empty() || self.told.get(key).is_some_and(|told| Arc::ptr_eq(&told.mappings, mappings)) {
+            let Some(mappings) = ledger.mappings(key) else { continue };
+            if mappings.is_empty() || self.told.get(&key).is_some_and(|told| Arc::ptr_eq(&told.mappings, mappings)) {
                 continue;
             }
             let mappings = Arc::clone(mappings);
-            ledger.hold_mapped_files(*key);
+            ledger.hold_mapped_files(key);
             let wire: Vec<WireMapping> = mappings.iter().filter_map(|mapping| self.wire(mapping)).collect();
-            match self.maps.set_process(image_key(*key), &wire)? {
+            match self.maps.set_process(image_key(key), &wire)? {
                 Ok(()) => {
                     let files = self.files.take(files_of(&mappings));
-                    let before = self.told.insert(*key, Told { mappings, files });
+                    let before = self.told.insert(key, Told { mappings, files });
                     self.release(before);
-                    self.snapshots.process_was_told(*key);
+                    self.snapshots.process_was_told(key);
                 }
                 Err(Full) => self.counts.processes_refused += 1,
             }
