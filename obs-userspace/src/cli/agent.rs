@@ -1,6 +1,6 @@
 //! `obs agent`: measures the whole host all the time and keeps a history.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use clap::Args;
 
@@ -22,10 +22,10 @@ pub(super) struct AgentArgs {
 }
 
 /// Runs the verb.
-pub(super) fn run(args: &AgentArgs) -> Result<u8, Failure> {
+pub(super) fn run(args: &AgentArgs, out: &mut dyn Write) -> Result<u8, Failure> {
     let collectors = known_collectors();
     if args.print_default_config {
-        print!("{}", default_config_text(&collectors));
+        write!(out, "{}", default_config_text(&collectors))?;
         return Ok(0);
     }
     let mut load = || AgentConfig::load(args.config.as_deref(), std::env::vars_os(), &collectors);

@@ -1,5 +1,7 @@
 //! `obs load-all`: loads, attaches and detaches every collector's object; for the kernel matrix and for bug reports.
 
+use std::io::Write;
+
 use serde::Serialize;
 
 use super::Failure;
@@ -16,7 +18,7 @@ struct Line<'a> {
 }
 
 /// Prints one JSON line per program; exit code 1 if any object fails.
-pub(super) fn run() -> Result<u8, Failure> {
+pub(super) fn run(out: &mut dyn Write) -> Result<u8, Failure> {
     let mut failed = false;
     for spec in COLLECTORS {
         // With a filter that follows children, so that every program of the object is loaded.
@@ -29,7 +31,7 @@ pub(super) fn run() -> Result<u8, Failure> {
                         program: &stats.name,
                         verified_instructions: stats.verified_instructions,
                     };
-                    println!("{}", serde_json::to_string(&line)?);
+                    writeln!(out, "{}", serde_json::to_string(&line)?)?;
                 }
             }
             Err(error) => {

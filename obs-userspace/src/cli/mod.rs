@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod quality;
 mod record;
+mod stdout;
 mod store;
 mod summary;
 
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use self::doctor::DoctorArgs;
+use self::{doctor::DoctorArgs, stdout::stdout};
 use crate::{collect::COLLECTORS, kernel::heap, telemetry};
 
 /// Shows, for every process on this host and with nothing added to them, where time and memory go.
@@ -71,18 +72,18 @@ pub fn run(cli: Cli) -> ExitCode {
         telemetry::start_log(log_level);
     }
     let outcome = match verb {
-        Verb::Agent(args) => agent::run(&args),
+        Verb::Agent(args) => agent::run(&args, &mut stdout()),
         Verb::Record(args) => record::run(*args),
         Verb::Doctor(DoctorArgs { json, pid: Some(pid), duration }) => {
-            quality::run(pid, duration, json, &mut std::io::stdout().lock()).map(|()| 0).map_err(Failure::Failed)
+            quality::run(pid, duration, json, &mut stdout()).map(|()| 0).map_err(Failure::Failed)
         }
         Verb::Doctor(args) => {
             let collectors = COLLECTORS.iter().map(|spec| (spec.name, spec.features));
-            let can_record = doctor::run(&args, collectors, &mut std::io::stdout().lock());
+            let can_record = doctor::run(&args, collectors, &mut stdout());
             can_record.map(|can_record| u8::from(!can_record)).map_err(Failure::Failed)
         }
-        Verb::Store(args) => store::run(args, &mut std::io::stdout().lock()),
-        Verb::LoadAll => load_all::run(),
+        Verb::Store(args) => store::run(args, &mut stdout()),
+        Verb::LoadAll => load_all::run(&mut stdout()),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),

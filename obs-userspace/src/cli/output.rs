@@ -16,6 +16,8 @@ use rustix::{
     io::Errno,
 };
 
+use super::stdout::stdout;
+
 /// An opened output. Dropping it without [`Output::write`] changes nothing.
 pub(super) struct Output {
     path: PathBuf,
@@ -86,11 +88,7 @@ impl Output {
         fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
         match target {
-            Target::Stdout => match buffered(io::stdout().lock(), fill) {
-                // The reader (head, less) has seen enough.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                other => other,
-            },
+            Target::Stdout => buffered(stdout(), fill),
             Target::InPlace(file) => buffered(file, fill),
             Target::Unnamed(file) => {
                 buffered(&file, fill)?;

@@ -108,13 +108,16 @@ pub enum WindowError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room on that file system, or lower the store's retention"
-        }
+        _ if is_out_of_room(error) => "; make room on that file system, or lower the store's retention",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a state folder on a file system that can be written",
         io::ErrorKind::PermissionDenied => "; obs must be able to write there, as root or as the folder's owner",
         _ => "",
     }
+}
+
+/// Whether it would have worked on a file system with room.
+pub(super) fn is_out_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl StoreError {

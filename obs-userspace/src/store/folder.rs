@@ -3,11 +3,15 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use super::{error::StoreError, frame::FileKind, limits::LISTINGS_MAX};
+use super::{
+    error::{StoreError, is_out_of_room},
+    frame::FileKind,
+    limits::LISTINGS_MAX,
+};
 
 /// What other users may do with the history of the host: nothing.
 const FILE_MODE: u32 = 0o600;
@@ -132,10 +136,15 @@ impl Folder {
     /// otherwise than whole.
     pub(super) fn create(&self, name: Name, contents: &[u8]) -> Result<(File, PathBuf), StoreError> {
         let mut file = self.begin(name)?;
-        let path = self.temporary_path(name);
-        file.write_all(contents).map_err(StoreError::io("write", &path))?;
-        let path = self.finish(name, &file)?;
-        Ok((file, path))
+        let temporary = self.temporary_path(name);
+        let written = file.write_all(contents).map_err(StoreError::io("write", temporary));
+        match written.and_then(|()| self.finish(name, &file)) {
+            Ok(path) => Ok((file, path)),
+            Err(error) => {
+                self.abandon(name);
+                Err(error)
+            }
+        }
     }
 
     /// Makes an empty file under its temporary name.
@@ -222,10 +231,13 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
         }
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(StoreError::io("write the process id to", path))?;
-        Ok(Self { _file: file })
+        // In the place of the former one, so that a full disk has room for it. Even without room the lock holds: only whose it
+        // is would not be told.
+        let pid = format!("{}\n", std::process::id());
+        match file.write_all_at(pid.as_bytes(), 0).and_then(|()| file.set_len(pid.len() as u64)) {
+            Err(error) if !is_out_of_room(&error) => Err(StoreError::io("write the process id to", path)(error)),
+            _ => Ok(Self { _file: file }),
+        }
     }
 }
 

@@ -144,7 +144,8 @@ impl Interner {
         self.frames.truncate(mark.frames);
         self.nodes.truncate(mark.nodes);
         self.processes.truncate(mark.processes);
-        self.process_of.retain(|_, index| (*index as usize) < mark.processes);
+        // What was told last of an image may have been told by the entries that went.
+        self.process_of = (0..).zip(&self.processes).map(|(index, entry)| (entry.key, index)).collect();
         self.kinds.truncate(mark.kinds);
         self.keys.truncate(mark.keys);
         self.series.truncate(mark.series);

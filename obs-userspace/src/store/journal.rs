@@ -140,6 +140,8 @@ pub(super) struct Journal {
     pub(super) bytes: u64,
     extent: Extent,
     is_synced: bool,
+    /// Behind the last window stands a part of one that failed, and could not be cut off.
+    is_torn: bool,
 }
 
 impl Journal {
@@ -149,7 +151,18 @@ impl Journal {
         let header = FileHeader { kind: FileKind::Journal, is_coarse: false, sequence, boot_id };
         let (file, path) = folder.create(name, &header.encode())?;
         let (tables, extent, frames) = (Interner::default(), Extent::default(), FrameWriter::new(LEVEL)?);
-        Ok(Self { file, path, name, boot_id, tables, frames, bytes: FILE_HEADER_BYTES as u64, extent, is_synced: true })
+        Ok(Self {
+            file,
+            path,
+            name,
+            boot_id,
+            tables,
+            frames,
+            bytes: FILE_HEADER_BYTES as u64,
+            extent,
+            is_synced: true,
+            is_torn: false,
+        })
     }
 
     /// Opens a journal of an earlier run to go on with it: cuts off what is torn at its end. Returns how many bytes that were,
@@ -178,6 +191,7 @@ impl Journal {
             bytes: whole,
             extent,
             is_synced: true,
+            is_torn: false,
         });
         Ok((journal, length - whole))
     }
@@ -201,8 +215,8 @@ impl Journal {
         self.extent.windows == 0
     }
 
-    /// Appends a window with one write. On failure the file is cut back and the tables are as before; if even that fails, the
-    /// next opening cuts it.
+    /// Appends a window with one write. On failure the file is cut back and the tables are as before; if even that fails, it is
+    /// cut before the next window, or by the next opening.
     pub(super) fn append(&mut self, window: &Window) -> Result<(Kept, u64), StoreError> {
         let refused = |why| StoreError::Window { started_unix_ns: window.started_unix_ns, why };
         let mark = self.tables.mark();
@@ -228,14 +242,26 @@ impl Journal {
         }
         let mut frame = Vec::new();
         self.frames.put(&mut frame, Section::Window, raw)?;
+        if self.is_torn {
+            self.cut().map_err(StoreError::io("cut the torn end off", &self.path))?;
+        }
         self.file.write_all_at(&frame, self.bytes).map_err(|source| {
             // What was written of it is no frame: it must not stand before the next one.
-            let cut: io::Result<()> = self.file.set_len(self.bytes);
-            let action =
-                if cut.is_ok() { "append a window to" } else { "append a window to, or cut the torn end off," };
+            let action = match self.cut() {
+                Ok(()) => "append a window to",
+                Err(_) => "append a window to, or cut the torn end off,",
+            };
             StoreError::io(action, &self.path)(source)
         })?;
         Ok(frame.len() as u64)
+    }
+
+    /// Cuts off what stands behind the last window.
+    fn cut(&mut self) -> io::Result<()> {
+        self.is_torn = true;
+        self.file.set_len(self.bytes)?;
+        self.is_torn = false;
+        Ok(())
     }
 
     /// Waits until everything is on the disk.

@@ -377,7 +377,8 @@ impl Store {
                     self.stats.seals_failed += 1;
                 }
             }
-            Err(_) => {
+            Err(error) => {
+                tracing::warn!(%error, "a block could not be made: its journal stays, can be read, and is tried again with the next");
                 self.stats.seals_failed += 1;
                 self.finished.push(Finished { name: journal, bytes: self.folder.length(journal), times: None });
             }
@@ -451,7 +452,10 @@ impl Store {
                     *is_coarse = true;
                 }
             }
-            Err(_) => self.stats.seals_failed += 1,
+            Err(error) => {
+                tracing::warn!(%error, "a block could not be made smaller: it stays as it is, and is tried again with the next");
+                self.stats.seals_failed += 1;
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod crash;
 mod retention;
+mod room;
 mod round_trip;
 
 use std::{

@@ -83,6 +83,59 @@ fn a_clock_that_was_set_back_begins_another_block_and_loses_nothing() {
 }
 
 #[test]
+fn an_hour_that_comes_twice_is_kept_twice_and_read_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention_seconds = 2 * 7200;
+    let mut store = Store::open(dir.path(), StoreOptions { retention_seconds, ..options() }).unwrap();
+    // An hour and a half, then the clock is set back by an hour and goes on for two.
+    let clock: Vec<u64> = (0..540).chain(180..900).collect();
+    for (reading, number) in clock.iter().enumerate() {
+        let counters = vec![Counter { name: "c", labels: Vec::new(), value: reading as f64 }];
+        store.append(&Window { counters, ..numbered(*number) }).unwrap();
+    }
+    let names = ["0000000001.block", "0000000002.block", "0000000003.journal"];
+    assert_eq!(file_names(dir.path()), names);
+    assert_eq!((store.stats().windows, store.stats().windows_failed, store.stats().blocks_expired), (1260, 0, 0));
+
+    let at = |number: u64| START_NS + number * WINDOW_NS;
+    let samples_of = |range| {
+        let merged = store.reader().profile(&query(range)).unwrap();
+        (merged.profile.samples.iter().map(|sample| sample.values[0]).sum::<u64>(), merged.covered_ns / WINDOW_NS)
+    };
+    let sum = |numbers: std::ops::Range<u64>| numbers.map(|number| number + 1).sum::<u64>();
+    // Both passes are in what is asked of the hour: so much was measured while the clock showed it.
+    assert_eq!(samples_of(Range { from_unix_ns: at(180), to_unix_ns: at(540) }), (2 * sum(180..540), 720));
+    assert_eq!(samples_of(Range { from_unix_ns: at(190), to_unix_ns: at(200) }), (2 * sum(190..200), 20));
+    assert_eq!(samples_of(Range::ALL), (sum(0..540) + sum(180..900), 1260));
+
+    for step_ns in [0, 60 * SECOND_NS, 600 * SECOND_NS] {
+        let (name, matchers, limits) = ("c".to_owned(), Vec::new(), Limits::default());
+        let found = store.reader().series(&SeriesQuery { name, matchers, range: Range::ALL, step_ns, limits }).unwrap();
+        let points = &found.series[0].points;
+        assert!(points.is_sorted_by(|left, right| left.started_unix_ns < right.started_unix_ns), "step {step_ns}");
+        assert_eq!(points.iter().map(|point| point.windows).sum::<u64>(), 1260, "step {step_ns}");
+        let grown: f64 = points
+            .iter()
+            .map(|point| match point.value {
+                SeriesValue::Counter { increase, .. } => increase,
+                _ => panic!("a counter"),
+            })
+            .sum();
+        // The counter knows nothing of the clock: it did not begin again.
+        assert!((grown - 1259.0).abs() < 1e-9, "step {step_ns}: {grown}");
+    }
+
+    // Retention goes by the order of writing: what was written first goes first, and not before its time.
+    fill(&mut store, 2..3);
+    assert_eq!(store.stats().blocks_expired, 0);
+    fill(&mut store, 3..6);
+    assert_eq!(store.stats().blocks_expired, 3);
+    assert_eq!(numbers(&store.reader())[0], 2 * BLOCK_WINDOWS);
+    drop(store);
+    assert!(check(dir.path()).unwrap().is_clean());
+}
+
+#[test]
 fn old_windows_go_and_their_roll_up_stays() {
     let dir = tempfile::tempdir().unwrap();
     let windows_seconds = 7200;
