@@ -11,7 +11,8 @@ use crate::host;
 /// Whether the kernel counts, for all programs of the host.
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
-/// While this lives the kernel counts how long BPF programs run, which costs each run some 20 ns.
+/// While this lives the kernel counts how long BPF programs run, which costs each run some 20 ns. After SIGKILL it goes on
+/// counting until somebody writes 0 there.
 pub(crate) struct RunTimes {
     before: Vec<u8>,
 }

@@ -36,7 +36,7 @@ pub(crate) struct Line {
 const WIDTH: f64 = 1_000.0;
 const LEFT: f64 = 70.0;
 /// Legends are to the right.
-const RIGHT: f64 = 210.0;
+const RIGHT: f64 = 240.0;
 const TOP: f64 = 70.0;
 const BOTTOM: f64 = 50.0;
 const PANEL_HEIGHT: f64 = 180.0;
