@@ -264,9 +264,7 @@ fn add(builder: &mut ProfileBuilder, ledger: &mut Ledger, record: &Record) {
 fn symbolizer(cache: SymbolCache) -> Symbolizer {
     let cache = match cache {
         SymbolCache::Off => None,
-        SymbolCache::Folder(folder) => {
-            Some(CacheOptions { folder, bytes_max: symbol_cache::BYTES_MAX_DEFAULT, making_cpu_share_max: None })
-        }
+        SymbolCache::Folder(folder) => Some(CacheOptions { folder, bytes_max: symbol_cache::BYTES_MAX_DEFAULT }),
     };
     Symbolizer::new(SymbolizerOptions { cache, ..SymbolizerOptions::default() })
 }

@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use super::index::{self, BuildError, Index, Sources};
@@ -25,18 +25,13 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(3_600);
 /// Files of which is remembered that they cannot be indexed.
 const REFUSED_MAX: usize = 4_096;
 
-/// CPU time that a fresh start may use for indexes at once, in seconds.
-const MAKING_AT_ONCE_SECONDS: f64 = 1.0;
-
 /// Where names are kept, and how many bytes they may take.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheOptions {
     /// The folder; it is made if need be, for its owner only.
     pub folder: PathBuf,
     /// Most bytes that all files together may take.
     pub bytes_max: u64,
-    /// Most of one CPU that making indexes may take in the long run, 1 being all of it; `None` if it does not matter.
-    pub making_cpu_share_max: Option<f64>,
 }
 
 /// Indexes on disk.
@@ -46,34 +41,6 @@ pub(super) struct DiskCache {
     bytes_max: u64,
     /// Keys of files that cannot be indexed: tried once in a run.
     refused: RefCell<BTreeSet<String>>,
-    allowance: Option<RefCell<Allowance>>,
-}
-
-/// CPU time that may be used for indexes now.
-#[derive(Debug)]
-struct Allowance {
-    cpu_share_max: f64,
-    /// What is left, in seconds; less than none after a large file.
-    left: f64,
-    since: Instant,
-}
-
-impl Allowance {
-    fn new(cpu_share_max: f64) -> Self {
-        Self { cpu_share_max, left: MAKING_AT_ONCE_SECONDS, since: Instant::now() }
-    }
-
-    /// What is left after some time has passed.
-    fn left(&mut self, passed: Duration) -> f64 {
-        self.left = (self.left + passed.as_secs_f64() * self.cpu_share_max).min(MAKING_AT_ONCE_SECONDS);
-        self.left
-    }
-
-    fn left_now(&mut self) -> f64 {
-        let passed = self.since.elapsed();
-        self.since += passed;
-        self.left(passed)
-    }
 }
 
 impl DiskCache {
@@ -84,13 +51,7 @@ impl DiskCache {
     pub(super) fn open(options: &CacheOptions) -> io::Result<Self> {
         let folder = options.folder.join("names");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        let allowance = options.making_cpu_share_max.map(|share| RefCell::new(Allowance::new(share)));
-        Ok(Self { folder, bytes_max: options.bytes_max, refused: RefCell::default(), allowance })
-    }
-
-    /// Whether there is CPU time for another index.
-    pub(super) fn may_make(&self) -> bool {
-        self.allowance.as_ref().is_none_or(|allowance| allowance.borrow_mut().left_now() > 0.0)
+        Ok(Self { folder, bytes_max: options.bytes_max, refused: RefCell::default() })
     }
 
     /// The index that is kept under a key, if it is there, whole, and the one of `identity`.
@@ -115,11 +76,7 @@ impl DiskCache {
         if self.refused.borrow().contains(identity) {
             return None;
         }
-        let begun = thread_cpu_time();
         let made = self.try_make(key, identity, sources);
-        if let Some(allowance) = &self.allowance {
-            allowance.borrow_mut().left -= thread_cpu_time().saturating_sub(begun).as_secs_f64();
-        }
         if let Err(error) = &made {
             if let BuildError::Write(error) = error {
                 tracing::warn!(path = %self.folder.display(), %error, "cannot keep names on disk");
@@ -235,29 +192,13 @@ impl AsRef<Path> for DiskCache {
     }
 }
 
-fn thread_cpu_time() -> Duration {
-    use rustix::time::{ClockId, clock_gettime};
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn indexes_take_their_share_of_cpu_time_in_the_long_run() {
-        let mut allowance = Allowance::new(0.01);
-        assert_eq!(allowance.left(Duration::from_secs(3_600)), MAKING_AT_ONCE_SECONDS, "it does not pile up");
-        // A large file is not refused for its size, but waited for afterwards.
-        allowance.left -= 3.0;
-        assert!(allowance.left(Duration::from_secs(199)) < 0.0);
-        assert!(allowance.left(Duration::from_secs(2)) > 0.0);
-    }
-
     fn cache(bytes_max: u64) -> (tempfile::TempDir, DiskCache) {
         let folder = tempfile::tempdir().unwrap();
-        let options = CacheOptions { folder: folder.path().join("state"), bytes_max, making_cpu_share_max: None };
+        let options = CacheOptions { folder: folder.path().join("state"), bytes_max };
         let cache = DiskCache::open(&options).unwrap();
         (folder, cache)
     }

@@ -3,13 +3,14 @@
 use std::{collections::HashMap, fs::File, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use super::{
-    FileError, NamedFrame, Names, NoSymbol, REMEMBERED_NAMES_MAX, SymbolizerOptions,
+    FileError, Indexing, NamedFrame, Names, NoSymbol, REMEMBERED_NAMES_MAX, SymbolizerOptions,
     cache::{self, DiskCache},
     debug_file::{self, DebugFile},
     demangle::{demangle, presentable},
     dwarf::{self, DwarfFrames},
     elf::ElfHeaders,
     index::{Elf, Index, Sources},
+    indexer::Indexer,
     plt, symbols,
 };
 use crate::{enrich::process::CodeFile, model::process::BuildId};
@@ -34,7 +35,7 @@ pub(super) struct FileNames {
 
 /// Which content of which file: what was found of one is true of it only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Content {
+pub(super) struct Content {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -62,21 +63,38 @@ pub(super) struct Remembered {
 struct Progress {
     /// In how many batches it was.
     batches: u32,
-    /// Whether its turn has come.
+    /// Whether its index was asked for.
+    is_asked: bool,
+    /// Whether it has one.
     is_indexed: bool,
 }
 
+/// What names are looked up with.
+#[derive(Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub(super) options: &'a SymbolizerOptions,
+    pub(super) cache: Option<&'a DiskCache>,
+    pub(super) indexer: Option<&'a Indexer>,
+}
+
 impl Remembered {
-    /// Notes that a file is in a batch. Whether it is to have an index, from now on for good.
-    fn is_indexed(&mut self, content: Content, options: &SymbolizerOptions, cache: Option<&DiskCache>) -> bool {
+    /// Notes that a file is in a batch.
+    fn count_batch(&mut self, content: Content) -> Progress {
         if self.files.len() >= FILES_MAX && !self.files.contains_key(&content) {
             self.files.clear();
         }
-        let Progress { batches, is_indexed } = self.files.entry(content).or_default();
-        *batches = batches.saturating_add(1);
-        let is_old_enough = options.reads_dwarf && *batches >= options.index_from_batch;
-        *is_indexed |= is_old_enough && cache.is_none_or(DiskCache::may_make);
-        *is_indexed
+        let progress = self.files.entry(content).or_default();
+        progress.batches = progress.batches.saturating_add(1);
+        *progress
+    }
+
+    /// Notes that these files have an index now.
+    pub(super) fn note_indexed(&mut self, contents: impl Iterator<Item = Content>) {
+        for content in contents {
+            if let Some(progress) = self.files.get_mut(&content) {
+                progress.is_indexed = true;
+            }
+        }
     }
 
     fn get(&mut self, source: Source, address: u64) -> Option<Names> {
@@ -102,26 +120,19 @@ impl Remembered {
 /// # Errors
 /// If the file cannot be opened or read, is not the one that was mapped, or is not an ELF file.
 pub(super) fn names(
-    code: &CodeFile,
+    code: &Arc<CodeFile>,
     offsets: &[u64],
-    options: &SymbolizerOptions,
-    cache: Option<&DiskCache>,
+    means: &Means<'_>,
     remembered: &mut Remembered,
 ) -> Result<FileNames, FileError> {
+    let Means { options, cache, indexer } = *means;
     let opened = code.open()?;
     let file = opened.file();
-    let headers = ElfHeaders::read(file)?;
-    if code.build_id.is_some() && code.build_id != headers.build_id {
-        return Err(FileError::Replaced { path: Arc::clone(&code.path) });
-    }
-    let status = file.metadata().map_err(|source| FileError::Read { what: "file status", source })?;
-    let content = Content {
-        device: status.dev(),
-        inode: status.ino(),
-        bytes: status.size(),
-        changed: (status.ctime(), status.ctime_nsec()),
-    };
-    let source = Source { content, is_indexed: remembered.is_indexed(content, options, cache) };
+    let headers = read_headers(code, file)?;
+    let (content, is_roots) = content_of(file)?;
+    let mut progress = remembered.count_batch(content);
+    let makes_index = options.reads_dwarf && options.indexing == Indexing::AtOnce;
+    let source = Source { content, is_indexed: progress.is_indexed || makes_index };
     let addresses: Vec<Option<u64>> = offsets.iter().map(|offset| headers.address_of(*offset)).collect();
     let mut known: HashMap<u64, Names> =
         addresses.iter().flatten().filter_map(|address| Some((*address, remembered.get(source, *address)?))).collect();
@@ -130,20 +141,65 @@ pub(super) fn names(
     missing.sort_unstable();
     missing.dedup();
     if !missing.is_empty() {
-        let is_roots = status.uid() == 0 && status.mode() & 0o022 == 0;
-        let is_indexed = source.is_indexed && options.reads_dwarf;
-        let reading = Reading { code, file, headers: &headers, options, is_indexed };
-        for (address, names) in reading.all(&missing, cache, content, is_roots)? {
+        let reading = Reading { code, file, headers: &headers, options, makes_index };
+        let (found, is_of_index) = reading.all(&missing, cache, content, is_roots)?;
+        progress.is_indexed = is_of_index;
+        // An index that is gone is made anew.
+        progress.is_asked &= is_of_index || !source.is_indexed;
+        let source = Source { is_indexed: is_of_index || source.is_indexed, ..source };
+        for (address, names) in found {
             remembered.insert(source, address, names.clone());
             known.insert(address, names);
         }
     }
+    if let (Indexing::Aside { from_batch, .. }, Some(indexer)) = (options.indexing, indexer)
+        && !progress.is_indexed
+        && !progress.is_asked
+        && options.reads_dwarf
+        && progress.batches >= from_batch
+    {
+        progress.is_asked = indexer.ask(content, code);
+    }
+    remembered.files.insert(content, progress);
     let places = offsets.iter().zip(addresses).map(|(offset, address)| match address {
         Some(address) => (address, known.get(&address).cloned().unwrap_or(Err(NoSymbol::Stripped))),
         // In no segment: the file is not what was mapped there, or is damaged.
         None => (*offset, Err(NoSymbol::NotElf)),
     });
     Ok(FileNames { places: places.collect(), build_id: headers.build_id.clone() })
+}
+
+/// Makes a file's index, unless there is one. Whether there is one now.
+///
+/// # Errors
+/// As [`names`].
+pub(super) fn make_index(code: &CodeFile, options: &SymbolizerOptions, cache: &DiskCache) -> Result<bool, FileError> {
+    let opened = code.open()?;
+    let headers = read_headers(code, opened.file())?;
+    let (content, is_roots) = content_of(opened.file())?;
+    let reading = Reading { code, file: opened.file(), headers: &headers, options, makes_index: true };
+    let Some(key) = reading.key(content, is_roots) else { return Ok(false) };
+    Ok(reading.index(cache, &key, reading.debug_file().as_ref()).is_some())
+}
+
+fn read_headers(code: &CodeFile, file: &File) -> Result<ElfHeaders, FileError> {
+    let headers = ElfHeaders::read(file)?;
+    if code.build_id.is_some() && code.build_id != headers.build_id {
+        return Err(FileError::Replaced { path: Arc::clone(&code.path) });
+    }
+    Ok(headers)
+}
+
+/// Which content a file has, and whether only root can have put it there.
+fn content_of(file: &File) -> Result<(Content, bool), FileError> {
+    let status = file.metadata().map_err(|source| FileError::Read { what: "file status", source })?;
+    let content = Content {
+        device: status.dev(),
+        inode: status.ino(),
+        bytes: status.size(),
+        changed: (status.ctime(), status.ctime_nsec()),
+    };
+    Ok((content, status.uid() == 0 && status.mode() & 0o022 == 0))
 }
 
 /// A name without anything else, demangled.
@@ -163,35 +219,30 @@ struct Reading<'a> {
     headers: &'a ElfHeaders,
     options: &'a SymbolizerOptions,
     /// Whether its index is made if there is none, and DWARF read where there cannot be one.
-    is_indexed: bool,
+    makes_index: bool,
 }
 
 impl Reading<'_> {
-    /// Names for some addresses, which must ascend: from the file's index, or from the file where there is none.
+    /// Names for some addresses, which must ascend: from the file's index, or from the file where there is none. And which
+    /// of the two it was.
     fn all(
         &self,
         addresses: &[u64],
         cache: Option<&DiskCache>,
         content: Content,
         is_roots: bool,
-    ) -> Result<Vec<(u64, Names)>, FileError> {
-        let has_dwarf = dwarf::has_dwarf(self.headers);
-        let folders = &self.options.debug_folders;
-        let debug = if has_dwarf {
-            None
-        } else {
-            debug_file::find(self.file, self.headers, Path::new(&*self.code.path), folders)
-        };
+    ) -> Result<(Vec<(u64, Names)>, bool), FileError> {
+        let debug = self.debug_file();
         if let (Some(cache), Some(key)) = (cache, self.key(content, is_roots)) {
             // A second time if the index was damaged.
             for _ in 0..2 {
-                let Some(mut index) = self.index(cache, &key, debug.as_ref(), has_dwarf) else { break };
+                let Some(mut index) = self.index(cache, &key, debug.as_ref()) else { break };
                 let found: Result<Vec<(u64, Names)>, _> = addresses
                     .iter()
                     .map(|address| index.frames(*address).map(|frames| (*address, named(frames))))
                     .collect();
                 match found {
-                    Ok(found) => return Ok(found),
+                    Ok(found) => return Ok((found, true)),
                     Err(error) => {
                         tracing::debug!(path = %self.code.path, %error, "an index is made anew");
                         cache.remove(&key);
@@ -199,11 +250,19 @@ impl Reading<'_> {
                 }
             }
         }
-        self.read(addresses, debug.as_ref(), has_dwarf)
+        Ok((self.read(addresses, debug.as_ref())?, false))
     }
 
-    /// The file's index, which is made if there is none.
-    fn index(&self, cache: &DiskCache, key: &str, debug: Option<&DebugFile>, has_dwarf: bool) -> Option<Index> {
+    /// The file's separate debug information, if it has none itself.
+    fn debug_file(&self) -> Option<DebugFile> {
+        let folders = &self.options.debug_folders;
+        let find = || debug_file::find(self.file, self.headers, Path::new(&*self.code.path), folders);
+        (!dwarf::has_dwarf(self.headers)).then(find).flatten()
+    }
+
+    /// The file's index, which is made if there is none and it is to be.
+    fn index(&self, cache: &DiskCache, key: &str, debug: Option<&DebugFile>) -> Option<Index> {
+        let has_dwarf = dwarf::has_dwarf(self.headers);
         let main = Elf { file: self.file, headers: self.headers };
         let separate = debug.map(DebugFile::elf);
         let dwarf = match separate {
@@ -221,7 +280,7 @@ impl Reading<'_> {
         if let Some(index) = cache.load(key, &identity) {
             return Some(index);
         }
-        if !self.is_indexed {
+        if !self.makes_index {
             return None;
         }
         let is_light = |elf: &Elf<'_>| {
@@ -248,12 +307,7 @@ impl Reading<'_> {
     }
 
     /// Reads names from the file and its separate debug information.
-    fn read(
-        &self,
-        addresses: &[u64],
-        debug: Option<&DebugFile>,
-        has_dwarf: bool,
-    ) -> Result<Vec<(u64, Names)>, FileError> {
+    fn read(&self, addresses: &[u64], debug: Option<&DebugFile>) -> Result<Vec<(u64, Names)>, FileError> {
         let mut found: Vec<Option<String>> = vec![None; addresses.len()];
         if let Some(debug) = debug {
             match symbols::find(&debug.file, &debug.headers, addresses) {
@@ -268,7 +322,7 @@ impl Reading<'_> {
                 *found = symbol.map(|symbol| symbol.name);
             }
         }
-        let mut lines = self.dwarf(addresses, debug, has_dwarf);
+        let mut lines = self.dwarf(addresses, debug);
         let stubs: Vec<u64> =
             addresses.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(address, _)| *address).collect();
         let stubs = plt::find(self.file, self.headers, &stubs).unwrap_or_else(|error| {
@@ -290,13 +344,13 @@ impl Reading<'_> {
         Ok(frames.collect())
     }
 
-    fn dwarf(&self, addresses: &[u64], debug: Option<&DebugFile>, has_dwarf: bool) -> Vec<Option<DwarfFrames>> {
-        if !self.is_indexed {
+    fn dwarf(&self, addresses: &[u64], debug: Option<&DebugFile>) -> Vec<Option<DwarfFrames>> {
+        if !self.makes_index {
             return Vec::new();
         }
         let (file, headers) = match debug {
             Some(debug) if dwarf::has_dwarf(&debug.headers) => (&debug.file, &debug.headers),
-            _ if has_dwarf => (self.file, self.headers),
+            _ if dwarf::has_dwarf(self.headers) => (self.file, self.headers),
             _ => return Vec::new(),
         };
         dwarf::find(file, headers, &self.options.debug_folders, addresses).unwrap_or_else(|error| {
@@ -350,19 +404,16 @@ mod tests {
 
     #[test]
     fn files_are_counted_up_to_a_bound() {
-        let options = SymbolizerOptions { index_from_batch: 3, ..SymbolizerOptions::default() };
         let content = |inode| Content { device: 1, inode, bytes: 3, changed: (4, 5) };
         let mut remembered = Remembered::default();
-        let mut is_indexed = |inode, options: &SymbolizerOptions| {
-            let is_indexed = remembered.is_indexed(content(inode), options, None);
-            assert!(remembered.files.len() <= FILES_MAX);
-            is_indexed
+        let mut batches = |inode| {
+            let Progress { batches, is_indexed, .. } = remembered.count_batch(content(inode));
+            remembered.note_indexed([content(7), content(9)].into_iter());
+            assert!(remembered.files.len() <= FILES_MAX && !remembered.files.contains_key(&content(9)));
+            (batches, is_indexed)
         };
-        assert_eq!([7, 8, 7, 7, 7].map(|inode| is_indexed(inode, &options)), [false, false, false, true, true]);
-        // What is known stays known when no more is to be found out.
-        let frugal = SymbolizerOptions { reads_dwarf: false, ..options.clone() };
-        assert_eq!([7, 8, 8, 8].map(|inode| is_indexed(inode, &frugal)), [true, false, false, false]);
-        assert!((0..3 * FILES_MAX as u64).all(|inode| !is_indexed(inode + 100, &options)));
+        assert_eq!([7, 8, 7, 7].map(&mut batches), [(1, false), (1, false), (2, true), (3, true)]);
+        assert!((0..3 * FILES_MAX as u64).all(|inode| batches(inode + 100) == (1, false)));
     }
 
     #[test]

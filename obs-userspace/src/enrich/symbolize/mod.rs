@@ -15,6 +15,7 @@ mod dwarf;
 mod elf;
 mod file;
 mod index;
+mod indexer;
 mod kernel;
 mod kernel_code;
 mod kernel_table;
@@ -39,7 +40,7 @@ pub use self::{
     reason::{FileError, NoSymbol},
     vdso::image as vdso_image,
 };
-use self::{cache::DiskCache, file::FileNames};
+use self::{cache::DiskCache, file::FileNames, indexer::Indexer};
 use super::process::{Code, CodeFile, Places, Unmapped};
 use crate::model::{
     process::ProcessKey,
@@ -64,12 +65,24 @@ pub struct SymbolizerOptions {
     pub debug_folders: Vec<PathBuf>,
     /// Whether DWARF is read, for inlined functions and source lines.
     pub reads_dwarf: bool,
-    /// From which batch with addresses of a file on the file is indexed and its DWARF read; before, only its symbols are
-    /// read, and an index that an earlier run has made. What runs but once is then not worth the second that a large file
-    /// takes.
-    pub index_from_batch: u32,
+    /// When files are indexed.
+    pub indexing: Indexing,
     /// Where names are kept from run to run, if they are.
     pub cache: Option<CacheOptions>,
+}
+
+/// When a file is indexed of which there is no index yet. Large files take seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Indexing {
+    /// With the first batch, which waits for it.
+    AtOnce,
+    /// Aside, by a thread of its own. Until then the file's symbols are read, and no DWARF.
+    Aside {
+        /// With how many batches in which the file is. What runs but once is not worth it.
+        from_batch: u32,
+        /// Most of one CPU that it may take in the long run, 1 being all of it.
+        cpu_share_max: f64,
+    },
 }
 
 impl Default for SymbolizerOptions {
@@ -78,7 +91,7 @@ impl Default for SymbolizerOptions {
             kallsyms: "/proc/kallsyms".into(),
             debug_folders: vec!["/usr/lib/debug".into()],
             reads_dwarf: true,
-            index_from_batch: 1,
+            indexing: Indexing::AtOnce,
             cache: None,
         }
     }
@@ -130,6 +143,8 @@ pub struct FileProblem {
 pub struct Symbolizer {
     options: SymbolizerOptions,
     cache: Option<DiskCache>,
+    /// Where files are indexed aside.
+    indexer: Option<Indexer>,
     remembered: file::Remembered,
     kernel_code: KernelCode,
     kernel_functions: kernel::KernelFunctions,
@@ -140,17 +155,24 @@ impl Symbolizer {
     /// A symbolizer. If names cannot be kept on disk, it works without, and says so in the log.
     #[must_use]
     pub fn new(options: SymbolizerOptions) -> Self {
-        let cache = options.cache.as_ref().and_then(|cache| {
-            DiskCache::open(cache)
-                .inspect_err(|error| {
-                    let folder = cache.folder.display();
-                    tracing::warn!(%folder, %error, "cannot keep names on disk; each run reads them from the files again");
-                })
-                .ok()
+        let open = || options.cache.as_ref().map(DiskCache::open).transpose();
+        let cache = open().unwrap_or_else(|error| {
+            let folder = options.cache.as_ref().map_or(std::path::Path::new(""), |cache| &cache.folder).display();
+            tracing::warn!(%folder, %error, "cannot keep names on disk; each run reads them from the files again");
+            None
         });
+        let indexer = match (options.indexing, open()) {
+            (Indexing::Aside { cpu_share_max, .. }, Ok(Some(cache))) => {
+                Indexer::start(options.clone(), cache, cpu_share_max)
+                    .inspect_err(|error| tracing::warn!(%error, "no inlined functions: a thread cannot be started"))
+                    .ok()
+            }
+            _ => None,
+        };
         Self {
             options,
             cache,
+            indexer,
             remembered: file::Remembered::default(),
             kernel_code: KernelCode::default(),
             kernel_functions: kernel::KernelFunctions::default(),
@@ -170,6 +192,7 @@ impl Symbolizer {
 
     /// Resolves addresses of processes. The answers are in the same order.
     pub fn user(&mut self, places: &Places, wanted: &[(ProcessKey, u64)]) -> Vec<Resolved> {
+        self.remembered.note_indexed(self.indexer.iter().flat_map(Indexer::done));
         let mut batch = Batch { answers: vec![None; wanted.len()], ..Batch::default() };
         for (index, (key, address)) in wanted.iter().enumerate() {
             let entry = Wanted { index, key: *key, address: *address, offset: *address, is_unmapped: false };
@@ -287,7 +310,8 @@ impl Symbolizer {
         let mut offsets: Vec<u64> = entries.iter().map(|entry| entry.offset).collect();
         offsets.sort_unstable();
         offsets.dedup();
-        let found = file::names(file, &offsets, &self.options, self.cache.as_ref(), &mut self.remembered);
+        let means = file::Means { options: &self.options, cache: self.cache.as_ref(), indexer: self.indexer.as_ref() };
+        let found = file::names(file, &offsets, &means, &mut self.remembered);
         let FileNames { build_id, places } = match found {
             Ok(found) => found,
             // A just-in-time compiler may keep its code in a memory file.

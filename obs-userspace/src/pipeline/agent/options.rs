@@ -9,7 +9,7 @@ use crate::{
         filter::Filter,
         sampling::SamplingEvent,
     },
-    enrich::symbolize::{CacheOptions, SymbolizerOptions},
+    enrich::symbolize::{CacheOptions, Indexing, SymbolizerOptions},
     telemetry::{
         Level,
         governor::{BreakerPolicy, Policy},
@@ -121,12 +121,10 @@ pub(super) fn settings(config: &AgentConfig, spec: &CollectorSpec) -> Settings {
 
 pub(super) fn symbolizer(config: &AgentConfig) -> SymbolizerOptions {
     let folder: PathBuf = config.symbols.cache_dir.clone().unwrap_or_else(|| config.state_dir.join("symbols"));
-    let cache = Some(CacheOptions {
-        folder,
-        bytes_max: config.symbols.cache_size.bytes(),
-        making_cpu_share_max: Some(config.governor.cpu_percent.share() * host::cpus() as f64 * INDEX_BUDGET_SHARE),
-    });
-    SymbolizerOptions { index_from_batch: INDEXED_FROM_WINDOW, cache, ..SymbolizerOptions::default() }
+    let cache = Some(CacheOptions { folder, bytes_max: config.symbols.cache_size.bytes() });
+    let cpu_share_max = config.governor.cpu_percent.share() * host::cpus() as f64 * INDEX_BUDGET_SHARE;
+    let indexing = Indexing::Aside { from_batch: INDEXED_FROM_WINDOW, cpu_share_max };
+    SymbolizerOptions { indexing, cache, ..SymbolizerOptions::default() }
 }
 
 pub(super) fn resources(config: &AgentConfig) -> ResourceOptions {

@@ -83,7 +83,7 @@ struct Compared {
 }
 
 fn options(folder: &Path, debug_folders: &[PathBuf]) -> SymbolizerOptions {
-    let cache = CacheOptions { folder: folder.to_owned(), bytes_max: 1 << 30, making_cpu_share_max: None };
+    let cache = CacheOptions { folder: folder.to_owned(), bytes_max: 1 << 30 };
     SymbolizerOptions { cache: Some(cache), debug_folders: debug_folders.to_vec(), ..quiet() }
 }
 
