@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -222,11 +222,22 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
         }
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(StoreError::io("write the process id to", path))?;
+        match tell_owner(&mut file) {
+            // The lock is held all the same; only whoever is refused because of it will not be told by whom. Where history is
+            // lost for want of room, somebody must run who says so.
+            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
+            told => told.map_err(StoreError::io("write the process id to", path))?,
+        }
         Ok(Self { _file: file })
     }
+}
+
+/// Writes our process id into the lock's file. What was there is overwritten before it is cut off: on a full disk there would be no
+/// room for it again.
+fn tell_owner(file: &mut File) -> io::Result<()> {
+    let text = format!("{}\n", std::process::id());
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)
 }
 
 /// Who holds a lock, if it has said so.
@@ -241,6 +252,22 @@ fn owner(file: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lock_names_its_owner_whoever_had_it_before() {
+        let dir = tempfile::tempdir().unwrap();
+        for before in ["", "1\n", "4194304\n", "a text that is longer than any process id"] {
+            fs::write(dir.path().join(LOCK), before).unwrap();
+            let _held = Lock::take(dir.path()).unwrap();
+            let refused = Lock::take(dir.path()).unwrap_err();
+            let StoreError::Locked { owner, .. } = refused else { panic!("{refused}") };
+            assert_eq!(owner, std::process::id().to_string(), "{before:?}");
+        }
+        // As on a disk that had no room for it.
+        let _held = Lock::take(dir.path()).unwrap();
+        fs::write(dir.path().join(LOCK), "").unwrap();
+        assert!(Lock::take(dir.path()).unwrap_err().to_string().contains("process (unknown) uses it"));
+    }
 
     #[test]
     fn names_lead_back_and_others_are_foreign() {
