@@ -7,7 +7,8 @@
 //! From the environment: `OBS_BIN` is the binary under test (default: `release/obs` in cargo's target folder);
 //! `OBS_WORKLOADS` is a folder of compiled workloads (default: they are compiled into the target folder);
 //! `OBS_SCENARIOS_SLOW_FACTOR` stretches time limits, and runs that need many samples (default: 1, under software
-//! emulation 8). Nothing else changes with it: what must be true stays the same.
+//! emulation 8). Nothing else changes with it: what must be true stays the same. `OBS_SCENARIOS_OWN_CLOCK=1` allows to set the
+//! machine's clock; `cargo xtask vm` says so in its guests.
 
 mod background;
 mod cgroup;
@@ -46,4 +47,8 @@ pub(crate) enum Need {
     Cgroup,
     /// A CPU that is not emulated: what is compared with a clock, or waits for unwind tables, says nothing on one.
     RealCpu,
+    /// A file that not every kernel has.
+    File(&'static str),
+    /// A clock that may be set: of a guest that is there for nothing else, which `OBS_SCENARIOS_OWN_CLOCK=1` says.
+    OwnClock,
 }

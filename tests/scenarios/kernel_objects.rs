@@ -103,7 +103,7 @@ fn ends_clean(context: &Context, recording: Background, signal: Signal) -> Resul
 }
 
 /// What is pinned under a name of ours in the BPF file system.
-fn pinned_objects() -> Vec<String> {
+pub(crate) fn pinned_objects() -> Vec<String> {
     let Ok(entries) = fs::read_dir("/sys/fs/bpf") else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter(|name| name.starts_with("obs")).collect()

@@ -3,6 +3,7 @@
 //! `cargo test -p obs-tests --test scenarios [-- FILTER]`; [`harness`] says what it needs and how to add a scenario.
 
 mod agent;
+mod agent_duress;
 mod filters;
 mod formats;
 mod harness;
@@ -29,6 +30,7 @@ const THEMES: &[&[Scenario]] = &[
     kernel_objects::SCENARIOS,
     stacks::SCENARIOS,
     agent::SCENARIOS,
+    agent_duress::SCENARIOS,
 ];
 
 fn main() -> ExitCode {

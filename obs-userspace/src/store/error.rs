@@ -1,4 +1,7 @@
 //! What can go wrong with the store: what was attempted, on what, why it failed, what to do.
+//!
+//! Each text is whole: it names its cause. So none of them has a `source`, which whoever prints a chain of causes would tell once
+//! more.
 
 use std::{io, path::PathBuf};
 
@@ -9,7 +12,7 @@ use super::{bytes::Malformed, limits::VERSION};
 pub enum FileError {
     /// The operating system refused.
     #[error("reading it failed: {0}")]
-    Read(#[source] io::Error),
+    Read(io::Error),
     /// It was written by a newer obs.
     #[error(
         "it is of format version {found}, this obs reads up to {VERSION}: it is left untouched; read it with the obs that \
@@ -47,15 +50,14 @@ pub enum StoreError {
         owner: String,
     },
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
+    #[error("cannot {action} {}: {cause}{}", path.display(), advice(cause))]
     Io {
         /// What was attempted.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// Why it failed.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
     /// A window cannot be kept, for a reason that lies in it.
     #[error("cannot keep the window that began at {started_unix_ns} ns: {why}")]
@@ -66,22 +68,20 @@ pub enum StoreError {
         why: WindowError,
     },
     /// Compression failed; a mistake of ours or a lack of memory.
-    #[error("cannot compress {bytes} bytes: {source}")]
+    #[error("cannot compress {bytes} bytes: {cause}")]
     Compress {
         /// How much was to be compressed.
         bytes: usize,
         /// What the library said.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
     /// A journal could not be made into a block; it stays as it is and can be read.
-    #[error("cannot make a block of {}: {source}", path.display())]
+    #[error("cannot make a block of {}: {cause}", path.display())]
     Seal {
         /// The journal.
         path: PathBuf,
         /// Why not.
-        #[source]
-        source: FileError,
+        cause: FileError,
     },
 }
 
@@ -123,6 +123,6 @@ pub(super) fn is_out_of_room(error: &io::Error) -> bool {
 impl StoreError {
     pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |cause| Self::Io { action, path, cause }
     }
 }

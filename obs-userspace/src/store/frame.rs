@@ -276,7 +276,7 @@ pub(super) struct FrameWriter {
 
 impl FrameWriter {
     pub(super) fn new(level: i32) -> Result<Self, StoreError> {
-        let error = |source| StoreError::Compress { bytes: 0, source };
+        let error = |cause| StoreError::Compress { bytes: 0, cause };
         let mut compressor = zstd::bulk::Compressor::new(level).map_err(error)?;
         for parameter in
             [CParameter::WindowLog(WINDOW_LOG), CParameter::HashLog(TABLE_LOG), CParameter::ChainLog(TABLE_LOG)]
@@ -288,7 +288,7 @@ impl FrameWriter {
 
     /// Appends a frame. Returns its length.
     pub(super) fn put(&mut self, out: &mut Vec<u8>, section: Section, raw: &[u8]) -> Result<usize, StoreError> {
-        let error = |source| StoreError::Compress { bytes: raw.len(), source };
+        let error = |cause| StoreError::Compress { bytes: raw.len(), cause };
         if raw.len() > FRAME_BYTES_MAX {
             return Err(error(io::ErrorKind::FileTooLarge.into()));
         }

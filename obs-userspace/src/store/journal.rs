@@ -170,7 +170,7 @@ impl Journal {
     pub(super) fn recover(folder: &Folder, name: Name) -> Result<(Option<Self>, u64), StoreError> {
         let path = folder.path(name);
         let file = folder.open_for_writing(name)?;
-        let unreadable = |source| StoreError::Seal { path: path.clone(), source };
+        let unreadable = |cause| StoreError::Seal { path: path.clone(), cause };
         let header = FileHeader::read(&file).map_err(unreadable)?;
         let length = file.length().map_err(StoreError::io("read the length of", &path))?;
         let (mut whole, mut tables, mut extent, torn) = measure(&file).map_err(unreadable)?;

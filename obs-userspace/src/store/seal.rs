@@ -31,7 +31,7 @@ const CHUNK_EVENTS: usize = 1 << 14;
 /// Writes the block of a journal beside it; the journal stays. Returns the block's length.
 pub(super) fn seal(folder: &Folder, journal: Name) -> Result<u64, StoreError> {
     let path = folder.path(journal);
-    let unreadable = |source| StoreError::Seal { path: path.clone(), source };
+    let unreadable = |cause| StoreError::Seal { path: path.clone(), cause };
     let source = folder.open(journal).map_err(StoreError::io("open", &path))?;
     let header = FileHeader::read(&source).map_err(unreadable)?;
     let survey = Survey::of(&source).map_err(unreadable)?;
@@ -51,7 +51,7 @@ pub(super) fn seal(folder: &Folder, journal: Name) -> Result<u64, StoreError> {
 /// Writes the block again without its windows; the roll-up and the events stay. Returns the new length.
 pub(super) fn thin(folder: &Folder, name: Name) -> Result<u64, StoreError> {
     let path = folder.path(name);
-    let unreadable = |source| StoreError::Seal { path: path.clone(), source };
+    let unreadable = |cause| StoreError::Seal { path: path.clone(), cause };
     let source = folder.open(name).map_err(StoreError::io("open", &path))?;
     let block = Block::open(source).map_err(unreadable)?;
     let file = folder.begin(name)?;
@@ -289,7 +289,7 @@ impl Survey {
         writer: &Writer<'_>,
         mut visit: impl FnMut(u32, &WindowView<'_>) -> Parsed<()>,
     ) -> Result<(), StoreError> {
-        let unreadable = |source| StoreError::Seal { path: writer.folder.path(writer.name), source };
+        let unreadable = |cause| StoreError::Seal { path: writer.folder.path(writer.name), cause };
         let mut window = 0;
         scan_known(source, self.times.windows.len(), |view| {
             window += 1;
@@ -498,6 +498,6 @@ fn events_raw(base: u64, events: &[EventRow]) -> Vec<u8> {
 fn wrong<T>(parsed: Parsed<T>, writer: &Writer<'_>) -> Result<T, StoreError> {
     parsed.map_err(|what| StoreError::Seal {
         path: writer.folder.path(writer.name),
-        source: FileError::Damaged { offset: FILE_HEADER_BYTES as u64, what },
+        cause: FileError::Damaged { offset: FILE_HEADER_BYTES as u64, what },
     })
 }

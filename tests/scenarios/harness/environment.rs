@@ -18,6 +18,9 @@ const EMULATION_SLOW_FACTOR: f64 = 8.0;
 /// How long one command may take before it counts as hung, on a machine that is not slow.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
+/// Says that the machine's clock may be set.
+const OWN_CLOCK_VARIABLE: &str = "OBS_SCENARIOS_OWN_CLOCK";
+
 /// Where the dynamic programs' loader is. A small guest has none.
 const DYNAMIC_LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
@@ -71,6 +74,10 @@ impl Context {
             Need::Workload(name) => self.missing_workload(name),
             Need::Tool(name) => tool(name).is_none().then(|| format!("no {name} on this machine")),
             Need::Cgroup => cgroup::unified_root().err().map(|error| format!("{error:#}")),
+            Need::File(path) => (!Path::new(path).exists()).then(|| format!("this kernel has no {path}")),
+            Need::OwnClock => env::var_os(OWN_CLOCK_VARIABLE)
+                .is_none_or(|value| value != "1")
+                .then(|| format!("the clock is not ours to set ({OWN_CLOCK_VARIABLE}=1 says that it is)")),
             Need::RealCpu => {
                 is_emulated().then(|| "the CPU is emulated: its clock ticks faster than it works".to_owned())
             }
@@ -113,6 +120,11 @@ impl Context {
     /// How long something that must end may take.
     pub(crate) fn limit(&self) -> Duration {
         COMMAND_LIMIT.mul_f64(self.slow_factor)
+    }
+
+    /// How much slower than a usual machine this one is; at least 1.
+    pub(crate) fn slow_factor(&self) -> f64 {
+        self.slow_factor
     }
 
     /// Runs a command to its end, and fails if it does not end.

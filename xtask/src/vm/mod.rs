@@ -92,7 +92,9 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
 fn steps(scenario_arguments: &[String]) -> Vec<Step> {
     let quoted: Vec<String> =
         scenario_arguments.iter().map(|argument| format!("'{}'", argument.replace('\'', "'\\''"))).collect();
-    let environment = format!("OBS_BIN={} OBS_WORKLOADS={}", initramfs::OBS, initramfs::WORKLOADS);
+    // The guest's clock is nobody else's.
+    let environment =
+        format!("OBS_BIN={} OBS_WORKLOADS={} OBS_SCENARIOS_OWN_CLOCK=1", initramfs::OBS, initramfs::WORKLOADS);
     let scenarios = format!("{environment} {} {}", initramfs::SCENARIOS, quoted.join(" "));
     vec![
         Step { name: "doctor", command: format!("{} doctor", initramfs::OBS) },

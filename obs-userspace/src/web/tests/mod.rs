@@ -2,6 +2,7 @@
 
 mod api;
 mod clients;
+mod fuzz;
 mod openapi;
 mod prometheus;
 mod security;

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_typ
 
 use super::*;
 
-const VIEWER: &str = "vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv";
+pub(super) const VIEWER: &str = "vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv";
 const OPERATOR: &str = "oooooooooooooooooooooooooooooooo";
 
 /// A file with an operator and a viewer, and the operator's token.
@@ -22,13 +22,17 @@ pub(super) fn token_file(dir: &Path) -> (PathBuf, String) {
     (path, OPERATOR.to_owned())
 }
 
-fn with_tokens() -> (Rig, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, _) = token_file(dir.path());
-    (Rig::with(WebOptions { token_file: Some(path), ..local() }), dir)
+pub(super) fn with_tokens() -> (Rig, tempfile::TempDir) {
+    with_tokens_and(WebLimits::default())
 }
 
-fn bearer(token: &str) -> String {
+pub(super) fn with_tokens_and(limits: WebLimits) -> (Rig, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, _) = token_file(dir.path());
+    (Rig::with(WebOptions { token_file: Some(path), limits, ..local() }), dir)
+}
+
+pub(super) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
@@ -159,6 +163,104 @@ fn paths_lead_nowhere_else() {
     ] {
         assert_eq!(rig.get(path).status, 404, "{path}");
     }
+}
+
+/// What no library of a client would send.
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    let (rig, _dir) = with_tokens();
+    let send = |target: &[u8], header: &[u8]| {
+        let mut stream = rig.connect();
+        let head = b"\r\nConnection: close\r\nHost: localhost\r\n\r\n";
+        stream.write_all(&[b"GET ", target, b" HTTP/1.1\r\n", header, head].concat()).unwrap();
+        Reply::read(&mut stream)
+    };
+    let bearer = bearer(VIEWER).into_bytes();
+    let viewer = [b"Authorization: ", bearer.as_slice()].concat();
+    assert_eq!(send(b"/api/v1/status", &viewer).status, 200);
+    // In a path, as bytes and encoded: too long, cut short, a surrogate, a zero.
+    for name in [
+        &b"\xff"[..],
+        b"\xc3\x28",
+        b"%ff",
+        b"%c0%ae%c0%ae",
+        b"%e2%82",
+        b"%ed%a0%80",
+        b"%00",
+        b"%0d%0a",
+        b"%",
+        b"%f",
+        b"%zz",
+    ] {
+        for folder in [&b"/assets/"[..], b"/api/v1/labels/", b"/"] {
+            let target = [folder, name].concat();
+            let reply = send(&target, &viewer);
+            assert!(matches!(reply.status, 400 | 404), "{} {}", target.escape_ascii(), reply.status);
+        }
+    }
+    for query in [
+        &b"match=\xff"[..],
+        b"match=%ff",
+        b"\xff=1",
+        b"%ff=1",
+        b"from=%00",
+        b"from=%e2%80",
+        b"name=%ed%a0%80",
+        b"match=%0aX",
+    ] {
+        let target = [b"/api/v1/events?".as_slice(), query].concat();
+        let reply = send(&target, &viewer);
+        assert_eq!(reply.status, 400, "{}", target.escape_ascii());
+        assert!(reply.body.is_ascii(), "{:?}", reply.text());
+    }
+    // In headers.
+    for header in [&b"Host: \xff"[..], b"Host: localhost\xff"] {
+        assert_eq!(send(b"/health", header).status, 421, "{}", header.escape_ascii());
+    }
+    for header in [
+        &b"Authorization: Bearer \xff\xfe"[..],
+        b"Authorization: \xff",
+        b"Authorization: Bearer vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv\xff",
+    ] {
+        assert_eq!(send(b"/metrics", header).status, 401, "{}", header.escape_ascii());
+    }
+    for header in [&b"Accept: \xff"[..], b"Accept-Encoding: \xc3\x28", b"X: \xf0\x9f"] {
+        let both = [viewer.as_slice(), b"\r\n", header].concat();
+        assert_eq!(send(b"/metrics", &both).status, 200, "{}", header.escape_ascii());
+    }
+    for header in [&b"\xff: x"[..], b"X\0: x", b"X: \0", b"X : x", b" folded: x", b"no colon"] {
+        let reply = send(b"/health", header);
+        assert!(matches!(reply.status, 0 | 400), "{} {}", header.escape_ascii(), reply.status);
+    }
+}
+
+/// Two ways to say how long a body is are how one request is hidden in another.
+#[test]
+fn a_request_cannot_hide_in_another() {
+    let (rig, _dir) = with_tokens();
+    let hidden = format!(
+        "PUT /api/v1/log-level HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\nContent-Length: 18\r\n\r\n{{\"level\": \"debug\"}}",
+        bearer(OPERATOR)
+    );
+    for lengths in [
+        "Content-Length: 5\r\nContent-Length: 6\r\n",
+        "Content-Length: 5, 6\r\n",
+        "Content-Length: -1\r\n",
+        "Content-Length: +5\r\n",
+        "Content-Length: 0x5\r\n",
+        "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+    ] {
+        let mut stream = rig.connect();
+        let head = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n");
+        stream.write_all(&[head.as_bytes(), hidden.as_bytes()].concat()).unwrap();
+        // One answer, which refuses, and the end.
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers);
+        let text = String::from_utf8_lossy(&answers);
+        assert!(text.matches("HTTP/1.1 ").count() <= 1 && !text.starts_with("HTTP/1.1 2"), "{lengths}: {text}");
+    }
+    assert_eq!(*rig.level.lock().unwrap(), "info");
 }
 
 fn everywhere() -> SocketAddr {
