@@ -24,7 +24,7 @@ const KILL: &[Need] = &[
     Need::Workload("bpf_ids"),
 ];
 /// A crowd takes memory, and an emulated CPU minutes to make it.
-const CROWD: &[Need] = &[Need::Root, Need::RealCpu, Need::Tool("sh"), Need::Workload("crowd")];
+const CROWD: &[Need] = &[Need::Root, Need::RealCpu, Need::Tool("sh"), Need::Workload("sleepers")];
 const NEXT_PID: Need = Need::File("/proc/sys/kernel/ns_last_pid");
 const REUSE: &[Need] = &[
     Need::Root,

@@ -40,7 +40,7 @@ static void be_a_child(int threads, int tell) {
 
 int main(int argc, char **argv) {
     if (argc != 3) {
-        fprintf(stderr, "usage: crowd PROCESSES THREADS\n");
+        fprintf(stderr, "usage: sleepers PROCESSES THREADS\n");
         return 2;
     }
     int wanted = atoi(argv[1]), threads = atoi(argv[2]);

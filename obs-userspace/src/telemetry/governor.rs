@@ -117,6 +117,17 @@ pub enum Resource {
     Memory,
 }
 
+impl Resource {
+    /// Its name in the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+        }
+    }
+}
+
 /// How much too much it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Excess {

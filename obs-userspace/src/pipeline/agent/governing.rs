@@ -79,8 +79,10 @@ impl Governing {
         };
         for change in self.governor.tick(&self.usage) {
             match change {
-                Change::Shed { .. } | Change::Paused { .. } => tracing::warn!("{change}"),
-                Change::Exhausted { .. } => tracing::error!("{change}"),
+                // Each step is a cause of its own: else one a minute would be told, of six in a few judgements.
+                Change::Shed { step, .. } => tracing::warn!(cause = step.shed.name(), "{change}"),
+                Change::Paused { .. } => tracing::warn!("{change}"),
+                Change::Exhausted { because } => tracing::error!(cause = because.resource.name(), "{change}"),
                 Change::TakenBack { .. } | Change::Resumed => tracing::info!("{change}"),
             }
         }

@@ -64,6 +64,8 @@ pub(super) struct Shared {
     pub(super) no_processes: AtomicBool,
     /// Resources, as they were at the end of the last window.
     pub(super) resources: Mutex<Arc<Vec<Record>>>,
+    /// Why the last window could not be written, if it could not.
+    pub(super) trouble: Mutex<Option<String>>,
 }
 
 /// The thread, and the queue to it.
@@ -74,6 +76,7 @@ pub(super) struct Keeper {
     thread: Option<JoinHandle<()>>,
     reader: Reader,
     stage: Stage,
+    shared: Arc<Shared>,
 }
 
 impl Keeper {
@@ -95,14 +98,14 @@ impl Keeper {
             registry: registry.clone(),
             stage: stage.clone(),
             identify: registry.stage("identify"),
-            shared,
+            shared: Arc::clone(&shared),
             who,
         };
         let waiting = Arc::new(AtomicUsize::new(0));
         let taken = Arc::clone(&waiting);
         let thread = std::thread::Builder::new().name("obs-keeper".to_owned());
         let thread = thread.spawn(move || work.run(&measured, &taken)).context("cannot start a thread")?;
-        Ok(Self { queue: Some(queue), waiting, thread: Some(thread), reader, stage })
+        Ok(Self { queue: Some(queue), waiting, thread: Some(thread), reader, stage, shared })
     }
 
     /// Reads what was kept.
@@ -144,6 +147,11 @@ impl Keeper {
                 TrySendError::Disconnected(_) => "stopped",
             }
         })
+    }
+
+    /// Why the last window could not be written, if it could not.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the thread still works.
@@ -277,7 +285,10 @@ impl Work {
                 Record::StackSample(_) => {}
             }
         }
-        match self.store.append(&window) {
+        let appended = self.store.append(&window);
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+            appended.as_ref().err().map(ToString::to_string);
+        match appended {
             Ok(appended) => {
                 self.stage.sent.add(1);
                 self.stage.dropped("too-many-events").add(appended.events_dropped);

@@ -47,6 +47,9 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 /// How much of it answers may take that are under way.
 const SERVER_STOP_MAX: Duration = Duration::from_secs(1);
 
+/// How long the end waits for the log's last lines.
+const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
+
 /// Components, as `/health/detailed` names them.
 const STORE: &str = "store";
 const SAMPLER: &str = "collector.cpu";
@@ -135,6 +138,7 @@ impl Agent {
         reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>,
     ) -> anyhow::Result<()> {
         let mut window = Span::begin(self.config.window);
+        self.health.beat();
         self.report();
         let (mut drained, mut judged) = (Instant::now(), Instant::now());
         loop {
@@ -162,6 +166,8 @@ impl Agent {
             if drained.elapsed() >= DRAIN_EVERY {
                 drained = Instant::now();
                 self.drain()?;
+                // Here and not where costs are judged: that may be much rarer than a window is long.
+                self.health.beat();
             }
             if judged.elapsed() >= self.config.governor.interval {
                 judged = Instant::now();
@@ -226,13 +232,12 @@ impl Agent {
 
     /// Says how everything is.
     fn report(&self) {
-        self.health.beat();
-        let store = if self.keeper.is_alive() { Health::Healthy } else { Health::Failed };
-        self.health.set(
-            STORE,
-            store,
-            if store == Health::Healthy { "" } else { "the thread that writes it has ended" },
-        );
+        let (store, why) = match self.keeper.trouble() {
+            _ if !self.keeper.is_alive() => (Health::Failed, "the thread that writes it has ended".to_owned()),
+            Some(trouble) => (Health::Failed, format!("windows are lost: {trouble}")),
+            None => (Health::Healthy, String::new()),
+        };
+        self.health.set(STORE, store, &why);
         let (sampler, why) = match &self.sampler {
             Some(Sampler { frequency: Some(_), .. }) => (Health::Healthy, ""),
             Some(_) => (Health::Degraded, "nothing is sampled: obs costs too much, or the host is in distress"),
@@ -324,6 +329,8 @@ impl Agent {
         if dropped + failed > 0 {
             tracing::warn!(dropped, failed, "lines of this log are missing");
         }
+        // The server's threads may hold the log a little longer than this process lives.
+        self.log.flush(LOG_FLUSH_MAX);
     }
 }
 

@@ -26,8 +26,9 @@ use crate::{
     },
 };
 
-/// How many windows the last heartbeat may be old.
+/// How many windows the last heartbeat may be old, and how old at least: it comes every second if nothing is slow.
 const HEARTBEAT_WINDOWS: u32 = 3;
+const HEARTBEAT_AGE_MIN: Duration = Duration::from_secs(10);
 
 /// The formats of profiles besides the page's own.
 const ENCODERS: &[Encoder] = &[
@@ -115,7 +116,7 @@ fn web_options(config: &HttpConfig, window: Duration) -> WebOptions {
             idle_timeout: *idle_timeout,
             connections_max: *connections as usize,
         },
-        heartbeat_age_max: window * HEARTBEAT_WINDOWS,
+        heartbeat_age_max: (window * HEARTBEAT_WINDOWS).max(HEARTBEAT_AGE_MIN),
     }
 }
 
