@@ -4,13 +4,14 @@ use super::{
     Range,
     bytes::{Cursor, Malformed, Parsed, put_varint},
     error::FileError,
+    event_chunk,
     frame::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FileKind, FrameReader, ReadAt, Section},
-    limits::{BUCKET_NS, CHUNKS_MAX, EVENTS_MAX, PROCESSES_MAX, VALUE_TYPES_MAX, WINDOWS_MAX},
+    limits::{BUCKET_NS, CHUNKS_MAX, PROCESSES_MAX, VALUE_TYPES_MAX, WINDOWS_MAX},
     point_chunk,
     sample_chunk::{self, Factors},
     tables::Tables,
     values::Cell,
-    window::{EventRow, read_event},
+    window::EventRow,
 };
 
 /// The last bytes of a block: where its index is, a checksum of that, and an ending magic.
@@ -354,7 +355,7 @@ impl<S: ReadAt> Block<S> {
     /// Visits all events.
     pub(super) fn events(&mut self, mut visit: impl FnMut(EventRow) -> Parsed<()>) -> Result<(), FileError> {
         let base = self.index.started_unix_ns;
-        self.frames_of(Section::Events, |_, raw| read_events(raw, base, &mut visit))
+        self.frames_of(Section::Events, |_, raw| event_chunk::read(raw, base, &mut visit))
     }
 
     /// Visits all samples of a section: key, slot, values.
@@ -397,18 +398,6 @@ fn read_chunk(
         return Err(damaged(Malformed("a frame is not what the index says")));
     }
     visit(chunk, raw).map_err(damaged)
-}
-
-/// Events of one frame, each relative to the one before; the first to the block's beginning.
-pub(super) fn read_events(raw: &[u8], base: u64, visit: &mut impl FnMut(EventRow) -> Parsed<()>) -> Parsed<()> {
-    let mut cursor = Cursor::new(raw);
-    let mut before = base;
-    for _ in 0..cursor.count(EVENTS_MAX as usize)? {
-        let event = read_event(&mut cursor, before)?;
-        before = event.time_unix_ns;
-        visit(event)?;
-    }
-    cursor.end()
 }
 
 /// Which buckets and which windows a range needs.

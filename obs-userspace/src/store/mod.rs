@@ -12,6 +12,7 @@ mod bytes;
 mod check;
 mod codes;
 mod error;
+mod event_chunk;
 mod folder;
 mod frame;
 pub mod fuzz;
@@ -79,7 +80,7 @@ pub struct Window {
     pub gauges: Vec<Gauge>,
     /// Distributions of what happened within the window.
     pub histograms: Vec<Histogram>,
-    /// What happened within the window.
+    /// What happened within the window. Times are kept in whole microseconds.
     pub events: Vec<Event>,
 }
 

@@ -9,6 +9,7 @@ use super::{
     block::{Block, Chunk, Index, Times, put_trailer},
     bytes::{Parsed, put_varint},
     error::{FileError, StoreError},
+    event_chunk,
     folder::{Folder, Name},
     frame::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FileKind, FrameWriter, ReadAt as _, Section},
     journal::{FIRST_FRAME, scan, scan_known},
@@ -18,7 +19,7 @@ use super::{
     sample_chunk::{Factors, SampleChunk},
     tables::{KindEntry, Tables, at, put_code, put_series, put_stacks, put_strings, put_who},
     values::Cell,
-    window::{EventRow, WindowView, put_event},
+    window::{EventRow, WindowView},
 };
 
 /// A block is written once and read often.
@@ -226,11 +227,11 @@ impl Survey {
                 Ok(())
             })
         })?;
-        survey.finish(tables, seen).map_err(|what| FileError::Damaged { offset: FIRST_FRAME, what })?;
+        survey.finish(&tables, seen).map_err(|what| FileError::Damaged { offset: FIRST_FRAME, what })?;
         Ok(survey)
     }
 
-    fn finish(&mut self, tables: Tables, mut seen: Vec<(u64, u64)>) -> Parsed<()> {
+    fn finish(&mut self, tables: &Tables, mut seen: Vec<(u64, u64)>) -> Parsed<()> {
         let Self { times, index, samples_of, points_of, relations, .. } = self;
         index.windows = times.windows.len() as u64;
         index.started_unix_ns = times.windows.first().map_or(0, |(start, _)| *start);
@@ -251,7 +252,7 @@ impl Survey {
             relations.iter().map(factor).collect()
         };
         times.factors = relations.iter_mut().zip(&tables.kinds).map(factors_of).collect();
-        self.order = reorder(&tables)?;
+        self.order = reorder(tables)?;
         self.samples_of = ranked(&self.samples_of, &self.order.key_rank);
         self.points_of = ranked(&self.points_of, &self.order.series_rank);
         Ok(())
@@ -314,14 +315,14 @@ impl Survey {
                 }
                 events.push(event);
                 if events.len() == CHUNK_EVENTS {
-                    chunks.push(events_raw(base, &events));
+                    chunks.push(event_chunk::encode(base, &events));
                     events.clear();
                 }
                 Ok(())
             })
         })?;
         if !events.is_empty() {
-            chunks.push(events_raw(base, &events));
+            chunks.push(event_chunk::encode(base, &events));
         }
         chunks.iter().try_for_each(|raw| writer.frame(Section::Events, 0..0, raw))
     }
@@ -482,17 +483,6 @@ fn roll_up(fine: &SampleChunk, bucket_of: &[u32], coarse: &mut SampleChunk) {
         }
         coarse.counts.push((coarse.slots.len() - before) as u32);
     }
-}
-
-fn events_raw(base: u64, events: &[EventRow]) -> Vec<u8> {
-    let mut raw = Vec::new();
-    put_varint(&mut raw, events.len() as u64);
-    let mut before = base;
-    for event in events {
-        put_event(&mut raw, before, event);
-        before = event.time_unix_ns;
-    }
-    raw
 }
 
 fn wrong<T>(parsed: Parsed<T>, writer: &Writer<'_>) -> Result<T, StoreError> {

@@ -344,13 +344,17 @@ fn put_events(
     let mut out = Vec::new();
     put_varint(&mut out, events.len() as u64);
     for Event { name, time_ns, process, labels } in events {
-        let time_unix_ns = boot_unix_ns.saturating_add(*time_ns);
+        let time_unix_ns = boot_unix_ns.saturating_add(*time_ns) / EVENT_UNIT_NS * EVENT_UNIT_NS;
         let process = process.map_or(Maybe::NONE, |key| Maybe::some(tables.process_of(key)));
         let name = tables.string(name);
         put_event(&mut out, started_unix_ns, &EventRow { time_unix_ns, name, process, labels: pairs(labels, tables)? });
     }
     Ok(out)
 }
+
+/// Events' times are whole microseconds. What is finer is noise: when the boot-time clock was 0 is not known better, as it takes
+/// two clocks that cannot be read at once.
+pub(super) const EVENT_UNIT_NS: u64 = 1000;
 
 /// An event by positions in the tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -361,10 +365,10 @@ pub(super) struct EventRow {
     pub(super) labels: Vec<(u32, u32)>,
 }
 
-/// Writes an event; its time as the distance from another one.
-pub(super) fn put_event(out: &mut Vec<u8>, before_ns: u64, event: &EventRow) {
+/// Writes an event; its time as the distance from another one, in microseconds.
+fn put_event(out: &mut Vec<u8>, before_ns: u64, event: &EventRow) {
     let EventRow { time_unix_ns, name, process, labels } = event;
-    put_varint(out, zigzag(time_unix_ns.wrapping_sub(before_ns) as i64));
+    put_varint(out, zigzag((time_unix_ns / EVENT_UNIT_NS).wrapping_sub(before_ns / EVENT_UNIT_NS) as i64));
     put_varint(out, (*name).into());
     put_varint(out, process.0.into());
     put_varint(out, labels.len() as u64);
@@ -374,8 +378,14 @@ pub(super) fn put_event(out: &mut Vec<u8>, before_ns: u64, event: &EventRow) {
     }
 }
 
-pub(super) fn read_event(cursor: &mut Cursor<'_>, before_ns: u64) -> Parsed<EventRow> {
-    let time_unix_ns = before_ns.wrapping_add(unzigzag(cursor.varint()?) as u64);
+/// The time that lies so many microseconds, as a signed number, from another one.
+pub(super) fn event_time(before_ns: u64, distance: u64) -> Parsed<u64> {
+    let time = (before_ns / EVENT_UNIT_NS).checked_add_signed(unzigzag(distance));
+    time.and_then(|time| time.checked_mul(EVENT_UNIT_NS)).ok_or(Malformed("a time is beyond what numbers can be"))
+}
+
+fn read_event(cursor: &mut Cursor<'_>, before_ns: u64) -> Parsed<EventRow> {
+    let time_unix_ns = event_time(before_ns, cursor.varint()?)?;
     let (name, process) = (cursor.u32()?, Maybe(cursor.u32()?));
     let count = cursor.count(LABELS_MAX)?;
     let labels = (0..count).map(|_| Ok((cursor.u32()?, cursor.u32()?))).collect::<Parsed<_>>()?;

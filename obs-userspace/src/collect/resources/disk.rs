@@ -131,17 +131,19 @@ impl Disks {
 fn put(out: &mut Out<'_>, device: &Arc<str>, sums: [u64; 9]) {
     let [sectors_read, sectors_written, reads, writes, ms_reading, ms_writing, reads_merged, writes_merged, ms_busy] =
         sums;
-    for (metric, scale, values) in [
-        (m::DISK_IO, SECTOR_BYTES, [sectors_read, sectors_written]),
-        (m::DISK_OPERATIONS, 1.0, [reads, writes]),
-        (m::DISK_OPERATION_TIME, 1e-3, [ms_reading, ms_writing]),
-        (m::DISK_MERGED, 1.0, [reads_merged, writes_merged]),
+    // Divided, not multiplied by 0.001: only so is it the number that its decimals say, which the history keeps in fewer bytes.
+    let seconds = |ms: u64| ms as f64 / 1e3;
+    for (metric, values) in [
+        (m::DISK_IO, [sectors_read, sectors_written].map(|sectors| sectors as f64 * SECTOR_BYTES)),
+        (m::DISK_OPERATIONS, [reads, writes].map(|requests| requests as f64)),
+        (m::DISK_OPERATION_TIME, [ms_reading, ms_writing].map(seconds)),
+        (m::DISK_MERGED, [reads_merged, writes_merged].map(|requests| requests as f64)),
     ] {
         for (direction, value) in ["read", "write"].into_iter().zip(values) {
-            out.put(metric, &[Name(device), Word(direction)], value as f64 * scale);
+            out.put(metric, &[Name(device), Word(direction)], value);
         }
     }
-    out.put(m::DISK_IO_TIME, &[Name(device)], ms_busy as f64 * 1e-3);
+    out.put(m::DISK_IO_TIME, &[Name(device)], seconds(ms_busy));
 }
 
 /// Whole devices have a folder of their own in `/sys/block`, where `/` in their names is written `!`. Without that folder

@@ -12,6 +12,13 @@ use super::{
 /// Ticks per second of CPU times in `/proc`: `USER_HZ`, part of the kernel's interface, 100 on x86-64 and aarch64.
 pub(super) const TICKS_PER_SECOND: f64 = 100.0;
 
+/// How long ago something started, in seconds: to the tick, because the start is known no better, and what is finer would be noise
+/// that the history had to keep.
+pub(super) fn seconds_since(started_ticks: u64, now_ns: u64) -> f64 {
+    let now_ticks = now_ns / (1_000_000_000 / TICKS_PER_SECOND as u64);
+    now_ticks.saturating_sub(started_ticks) as f64 / TICKS_PER_SECOND
+}
+
 /// Bytes in what `/proc/meminfo` calls kB.
 const KIB: f64 = 1024.0;
 
@@ -250,6 +257,12 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_of_time_is_whole_ticks() {
+        assert_eq!(seconds_since(10, 38_150_771_668_941).to_string(), "38150.67");
+        assert_eq!(seconds_since(11, 100_000_000).to_string(), "0");
+    }
 
     #[test]
     fn fields_of_old_and_new_kernels() {

@@ -156,7 +156,7 @@ proptest! {
                 .collect();
             let mut expected: Vec<(u64, String)> = put
                 .iter()
-                .flat_map(|window| window.events.iter().map(|event| (window.boot_unix_ns + event.time_ns, event)))
+                .flat_map(|window| window.events.iter().map(|event| ((window.boot_unix_ns + event.time_ns) / 1000 * 1000, event)))
                 .filter(|(time, _)| range.contains(*time))
                 .map(|(time, event)| (time, event.labels[0].1.to_string()))
                 .collect();

@@ -13,7 +13,7 @@ use super::{
             Out,
             Value::{Name, Word},
         },
-        host::TICKS_PER_SECOND,
+        host::seconds_since,
         metrics as m,
         network::interfaces,
         pressure::{RESOURCES, seconds},
@@ -210,8 +210,7 @@ impl Containers {
             }
             put_memory(id, values, out);
             if let Some(ticks) = oldest_ticks {
-                let up = out.now_ns() as f64 / 1e9 - *ticks as f64 / TICKS_PER_SECOND;
-                out.put(m::CONTAINER_UPTIME, &[Name(id)], up.max(0.0));
+                out.put(m::CONTAINER_UPTIME, &[Name(id)], seconds_since(*ticks, out.now_ns()));
             }
         }
         put_memory(&other, others, out);

@@ -24,7 +24,7 @@ use super::{
         Out,
         Value::{Name, Word},
     },
-    host::TICKS_PER_SECOND,
+    host::{TICKS_PER_SECOND, seconds_since},
     metrics as m,
 };
 
@@ -384,8 +384,7 @@ fn put_listed(
     out.put(m::PROCESS_MEMORY, &who, memory_bytes);
     out.put(m::PROCESS_VIRTUAL, &who, process.virtual_bytes as f64);
     out.put(m::PROCESS_THREADS, &who, process.threads as f64);
-    let up = out.now_ns() as f64 / 1e9 - process.started_ticks as f64 / TICKS_PER_SECOND;
-    out.put(m::PROCESS_UPTIME, &who, up.max(0.0));
+    out.put(m::PROCESS_UPTIME, &who, seconds_since(process.started_ticks, out.now_ns()));
     let [pid_label, started, name] = who;
     if let Some(disk) = &detail.disk {
         for ((direction, sum), before) in ["read", "write"].into_iter().zip(disk).zip(detail.disk_before) {
