@@ -79,6 +79,8 @@ pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErro
         None => tracing::info!(%state_dir, "the agent starts with its default configuration"),
     }
     let (log, health) = (Arc::new(log), Arc::new(HealthBoard::new()));
+    // Who starts is not stuck.
+    health.beat();
     health.declare(STORE, Need::Required);
     health.declare(SAMPLER, if Sampler::wanted(&config) { Need::Required } else { Need::Optional });
     let status = Arc::new(Mutex::new(AgentStatus {
