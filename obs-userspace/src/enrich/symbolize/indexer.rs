@@ -15,7 +15,7 @@ use super::{
     cache::DiskCache,
     file::{self, Content},
 };
-use crate::{enrich::process::CodeFile, kernel::heap};
+use crate::enrich::process::CodeFile;
 
 /// Most files that wait for their index; what does not fit is asked for with the next batch.
 const QUEUE_MAX: usize = 64;
@@ -50,7 +50,6 @@ impl Indexer {
                     false
                 });
                 allowance.left -= thread_cpu_time().saturating_sub(begun).as_secs_f64();
-                heap::give_back();
                 if is_indexed && results.send(content).is_err() {
                     return;
                 }
