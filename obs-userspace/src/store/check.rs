@@ -16,9 +16,8 @@ use super::{
     frame::{FILE_HEADER_BYTES, FileHeader, FileKind, ReadAt, Section},
     journal::{FIRST_FRAME, scan},
     query::{Notes, SeriesInfo},
-    tables::{Tables, at},
+    tables::Tables,
     values::Cell,
-    window::EventRow,
 };
 
 /// How a file is.
@@ -184,19 +183,11 @@ fn check_journal(
         }
         contents.windows += 1;
         contents.ended_unix_ns = view.started_unix_ns.saturating_add(view.duration_ns);
-        view.samples(tables, |_, _| {
-            contents.samples += 1;
-            Ok(())
-        })?;
-        view.points(tables, |_, _| {
-            contents.points += 1;
-            Ok(())
-        })?;
-        view.processes(|process| at(&tables.processes, process).map(drop))?;
-        view.events(|event| {
-            contents.events += 1;
-            check_event(tables, &event)
-        })
+        let kept = view.check(tables)?;
+        contents.samples += kept.samples;
+        contents.points += kept.points;
+        contents.events += kept.events;
+        Ok(())
     })?;
     count_tables(&tables, contents);
     tables.check().map_err(|what| FileError::Damaged { offset: FILE_HEADER_BYTES as u64, what })?;
@@ -207,15 +198,6 @@ fn check_journal(
         }
         Some(error) => Err(error),
     }
-}
-
-fn check_event(tables: &Tables, event: &EventRow) -> Parsed<()> {
-    tables.strings.get(event.name)?;
-    for (name, value) in &event.labels {
-        tables.strings.get(*name)?;
-        tables.strings.get(*value)?;
-    }
-    event.process.get().map_or(Ok(()), |process| at(&tables.processes, process).map(drop))
 }
 
 fn count_tables(tables: &Tables, contents: &mut Contents) {
@@ -291,7 +273,7 @@ fn check_block<S: ReadAt>(source: S, sequence: Option<u64>, contents: &mut Conte
     let tables = std::mem::take(&mut block.tables);
     block.events(|event| {
         events += 1;
-        check_event(&tables, &event)
+        event.check(&tables)
     })?;
     if events != contents.events { wrong("it has not as many events as it says") } else { Ok(()) }
 }

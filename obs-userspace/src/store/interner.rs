@@ -109,6 +109,11 @@ impl Interner {
         index
     }
 
+    /// How many value types a kind of profile has.
+    pub(super) fn types_of_kind(&self, kind: u32) -> usize {
+        self.kinds.get_index(kind as usize).map_or(0, |kind| kind.value_types.len())
+    }
+
     pub(super) fn key(&mut self, entry: KeyEntry) -> u32 {
         add(&mut self.keys, entry)
     }

@@ -109,21 +109,7 @@ impl Extent {
 fn measure(file: &File) -> Result<(u64, Tables, Extent, Option<FileError>), FileError> {
     let (mut tables, mut extent) = (Tables::default(), Extent::default());
     let (whole, torn) = scan(file, FIRST_FRAME, &mut tables, |_, view, tables| {
-        let mut kept = Kept::default();
-        view.samples(tables, |_, _| {
-            kept.samples += 1;
-            Ok(())
-        })?;
-        view.points(tables, |_, cell| {
-            kept.points += 1;
-            kept.buckets += cell.buckets();
-            Ok(())
-        })?;
-        view.events(|_| {
-            kept.events += 1;
-            Ok(())
-        })?;
-        extent.add(view.started_unix_ns, &kept);
+        extent.add(view.started_unix_ns, &view.check(tables)?);
         Ok(())
     })?;
     Ok((whole, tables, extent, torn))

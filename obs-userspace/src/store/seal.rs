@@ -188,6 +188,8 @@ impl Survey {
         let (mut seen, mut last_start) = (Vec::new(), 0);
         let Self { times, index, samples_of, points_of, relations, .. } = &mut survey;
         scan(source, FIRST_FRAME, &mut tables, |_, view, tables| {
+            // First as a whole: of one that is malformed no part may be counted.
+            view.check(tables)?;
             // A journal never goes back; where one does, its windows are still read in their order.
             let start = view.started_unix_ns.max(last_start);
             last_start = start;
@@ -209,7 +211,6 @@ impl Survey {
                 Ok(())
             })?;
             view.processes(|process| {
-                at(&tables.processes, process)?;
                 see(&mut seen, process, window);
                 Ok(())
             })?;
@@ -221,7 +222,6 @@ impl Survey {
             view.events(|event| {
                 index.events += 1;
                 if let Some(process) = event.process.get() {
-                    at(&tables.processes, process)?;
                     see(&mut seen, process, window);
                 }
                 Ok(())

@@ -1,6 +1,9 @@
 //! One window of a journal: what it adds to the tables, and what was measured, by positions in them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::{
     Window, attributes,
@@ -8,7 +11,9 @@ use super::{
     codes::{self, SeriesKind},
     error::WindowError,
     interner::Interner,
-    limits::{HISTOGRAM_BUCKETS_MAX, KEYS_MAX, LABELS_MAX, STACK_FRAMES_MAX, VALUE_TYPES_MAX, WINDOW_EVENTS_MAX},
+    limits::{
+        HISTOGRAM_BUCKETS_MAX, KEYS_MAX, KINDS_MAX, LABELS_MAX, STACK_FRAMES_MAX, VALUE_TYPES_MAX, WINDOW_EVENTS_MAX,
+    },
     tables::{FrameEntry, KeyEntry, KindEntry, Maybe, ModuleEntry, NodeEntry, ProcessEntry, SeriesEntry, Tables, at},
     values::{self, Cell, HistogramValue},
 };
@@ -73,10 +78,16 @@ impl Parts {
         for process in processes {
             known.insert(process.info.key, put_process(&process.info, &process.labels, tables));
         }
-        let mut samples = Vec::new();
-        put_varint(&mut samples, profiles.len() as u64);
+        // Profiles of one kind become one: a key stands once in a window.
+        let mut kinds: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
         for profile in profiles {
-            kept.samples += put_profile(&mut samples, profile, &known, tables)?;
+            let (kind, rows) = profile_rows(profile, &known, tables)?;
+            kinds.entry(kind).or_default().extend(rows);
+        }
+        let mut samples = Vec::new();
+        put_varint(&mut samples, kinds.len() as u64);
+        for (kind, rows) in kinds {
+            kept.samples += put_rows(&mut samples, kind, tables.types_of_kind(kind), rows);
         }
         let mut points: Vec<(u32, Point<'_>)> = Vec::with_capacity(counters.len() + gauges.len() + histograms.len());
         for Counter { name, labels, value } in counters {
@@ -118,13 +129,15 @@ impl Parts {
     }
 }
 
-/// Writes the samples of a profile; returns how many.
-fn put_profile(
-    out: &mut Vec<u8>,
+/// A key and its values.
+type Row = (u32, Vec<u64>);
+
+/// The kind of a profile, and its samples.
+fn profile_rows(
     profile: &Profile,
     known: &HashMap<ProcessKey, u32>,
     tables: &mut Interner,
-) -> Result<u64, WindowError> {
+) -> Result<(u32, Vec<Row>), WindowError> {
     let Profile {
         collector,
         value_types,
@@ -152,7 +165,7 @@ fn put_profile(
     };
     let processes: Vec<u32> = processes.iter().map(position).collect();
     let mut frames = Frames { modules, frames, known: vec![Maybe::NONE; frames.len()] };
-    let mut rows: Vec<(u32, Vec<u64>)> = Vec::with_capacity(samples.len());
+    let mut rows: Vec<Row> = Vec::with_capacity(samples.len());
     for ProfileSample { process, thread_name, stack, cut, values } in samples {
         let process =
             processes.get(*process as usize).ok_or_else(|| inconsistent("a sample's process is not there"))?;
@@ -172,6 +185,12 @@ fn put_profile(
         let cut = codes::of_cut(cut);
         rows.push((tables.key(KeyEntry { kind, process: *process, thread, stack: node, cut }), values.clone()));
     }
+    Ok((kind, rows))
+}
+
+/// Rows in ascending order of their keys; those of one key are added up. A value type that is a multiple of the first in every
+/// row is written once. Returns how many there are.
+fn put_rows(out: &mut Vec<u8>, kind: u32, types: usize, mut rows: Vec<Row>) -> u64 {
     rows.sort_by_key(|(key, _)| *key);
     rows.dedup_by(|(key, values), (kept_key, kept)| {
         let is_same = key == kept_key;
@@ -180,20 +199,14 @@ fn put_profile(
         }
         is_same
     });
-    put_rows(out, kind, value_types.len(), &rows);
-    Ok(rows.len() as u64)
-}
-
-/// Rows in ascending order of their keys. A value type that is a multiple of the first in every row is written once.
-fn put_rows(out: &mut Vec<u8>, kind: u32, types: usize, rows: &[(u32, Vec<u64>)]) {
     put_varint(out, kind.into());
     put_varint(out, rows.len() as u64);
-    let factors: Vec<Option<u64>> = (1..types).map(|index| factor(rows, index)).collect();
+    let factors: Vec<Option<u64>> = (1..types).map(|index| factor(&rows, index)).collect();
     for factor in &factors {
         put_varint(out, factor.map_or(0, |factor| factor + 1));
     }
     let mut before = 0;
-    for (key, values) in rows {
+    for (key, values) in &rows {
         put_varint(out, u64::from(key - before));
         before = *key;
         put_varint(out, values[0]);
@@ -201,10 +214,11 @@ fn put_rows(out: &mut Vec<u8>, kind: u32, types: usize, rows: &[(u32, Vec<u64>)]
             put_varint(out, *value);
         }
     }
+    rows.len() as u64
 }
 
 /// With what the first value has to be multiplied to give another one, if it is the same in all rows.
-fn factor(rows: &[(u32, Vec<u64>)], index: usize) -> Option<u64> {
+fn factor(rows: &[Row], index: usize) -> Option<u64> {
     let (_, first) = rows.iter().find(|(_, values)| values[0] > 0)?;
     let factor = (first[index] / first[0]).min(u64::MAX - 1);
     rows.iter().all(|(_, values)| values[0].checked_mul(factor) == Some(values[index])).then_some(factor)
@@ -365,6 +379,27 @@ pub(super) struct EventRow {
     pub(super) labels: Vec<(u32, u32)>,
 }
 
+impl EventRow {
+    /// Follows its references.
+    pub(super) fn check(&self, tables: &Tables) -> Parsed<()> {
+        tables.strings.get(self.name)?;
+        for (name, value) in &self.labels {
+            tables.strings.get(*name)?;
+            tables.strings.get(*value)?;
+        }
+        self.process.get().map_or(Ok(()), |process| at(&tables.processes, process).map(drop))
+    }
+}
+
+/// The next position of a list that ascends; each is told as the difference from the one before.
+fn ascending(before: u32, is_later: bool, cursor: &mut Cursor<'_>) -> Parsed<u32> {
+    let difference = cursor.u32()?;
+    if is_later && difference == 0 {
+        return Err(Malformed("a position comes twice where it may come once"));
+    }
+    before.checked_add(difference).ok_or(Malformed("a position is beyond what numbers can be"))
+}
+
 /// Writes an event; its time as the distance from another one, in microseconds.
 fn put_event(out: &mut Vec<u8>, before_ns: u64, event: &EventRow) {
     let EventRow { time_unix_ns, name, process, labels } = event;
@@ -451,14 +486,19 @@ impl<'a> WindowView<'a> {
     pub(super) fn samples(&self, kinds: &impl Kinds, mut visit: impl FnMut(u32, &[u64]) -> Parsed<()>) -> Parsed<()> {
         let mut cursor = self.samples;
         let mut values = Vec::with_capacity(VALUE_TYPES_MAX);
-        for _ in 0..cursor.count(usize::MAX)? {
+        let mut kinds_before: Vec<u32> = Vec::new();
+        for _ in 0..cursor.count(KINDS_MAX)? {
             let kind = cursor.u32()?;
+            if kinds_before.contains(&kind) {
+                return Err(Malformed("a window has two profiles of a kind"));
+            }
+            kinds_before.push(kind);
             let types = kinds.types_of_kind(kind)?;
             let rows = cursor.number(KEYS_MAX)?;
             let factors = (1..types).map(|_| Ok(cursor.varint()?.checked_sub(1))).collect::<Parsed<Vec<_>>>()?;
             let mut next = 0_u32;
-            for _ in 0..rows {
-                next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
+            for row in 0..rows {
+                next = ascending(next, row > 0, &mut cursor)?;
                 if kinds.kind_of_key(next)? != kind {
                     return Err(Malformed("a sample is of another kind than its profile"));
                 }
@@ -481,8 +521,8 @@ impl<'a> WindowView<'a> {
     pub(super) fn processes(&self, mut visit: impl FnMut(u32) -> Parsed<()>) -> Parsed<()> {
         let mut cursor = self.processes;
         let mut next = 0_u32;
-        for _ in 0..cursor.count(usize::MAX)? {
-            next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
+        for row in 0..cursor.count(usize::MAX)? {
+            next = ascending(next, row > 0, &mut cursor)?;
             visit(next)?;
         }
         cursor.end()
@@ -492,8 +532,8 @@ impl<'a> WindowView<'a> {
     pub(super) fn points(&self, kinds: &impl Kinds, mut visit: impl FnMut(u32, Cell) -> Parsed<()>) -> Parsed<()> {
         let mut cursor = self.points;
         let mut next = 0_u32;
-        for _ in 0..cursor.count(usize::MAX)? {
-            next = next.checked_add(cursor.u32()?).ok_or(Malformed("a position is beyond what numbers can be"))?;
+        for row in 0..cursor.count(usize::MAX)? {
+            next = ascending(next, row > 0, &mut cursor)?;
             let cell = match kinds.kind_of_series(next)? {
                 SeriesKind::Counter => Cell::counter(values::number(&mut cursor)?),
                 SeriesKind::Gauge => Cell::gauge(values::number(&mut cursor)?),
@@ -502,6 +542,27 @@ impl<'a> WindowView<'a> {
             visit(next, cell)?;
         }
         cursor.end()
+    }
+
+    /// Follows every reference, and says how much there is. What passes is visited without an error afterwards, so that whoever
+    /// adds a window up does not stop in its middle.
+    pub(super) fn check(&self, tables: &Tables) -> Parsed<Kept> {
+        let mut kept = Kept::default();
+        self.samples(tables, |_, _| {
+            kept.samples += 1;
+            Ok(())
+        })?;
+        self.processes(|process| at(&tables.processes, process).map(drop))?;
+        self.points(tables, |_, cell| {
+            kept.points += 1;
+            kept.buckets += cell.buckets();
+            Ok(())
+        })?;
+        self.events(|event| {
+            kept.events += 1;
+            event.check(tables)
+        })?;
+        Ok(kept)
     }
 
     /// Visits the events.

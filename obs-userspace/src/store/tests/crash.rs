@@ -163,6 +163,40 @@ fn a_block_cut_at_any_byte_is_named_and_costs_no_other() {
     }
 }
 
+/// A window that adds a string and a gauge to the tables, with these processes and points.
+fn raw_window(processes: &[u8], points: &[u8]) -> Vec<u8> {
+    // 1 string "n"; no modules, frames, nodes, processes, kinds, keys; 1 series: a gauge, name 0, no labels.
+    let added = [1, 1, b'n', 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0];
+    let mut raw = vec![1, 1];
+    for part in [&added[..], &[0], processes, points, &[0]] {
+        raw.push(part.len() as u8);
+        raw.extend_from_slice(part);
+    }
+    raw
+}
+
+#[test]
+fn a_window_that_contradicts_itself_behind_a_right_checksum_costs_itself_only() {
+    let good = raw_window(&[0], &[1, 0, 2]);
+    // Found by the fuzzer: it was counted by half, and its block contradicted itself. And a series with two values, which a
+    // block has no place for.
+    for bad in [raw_window(&[1, 5], &[1, 0, 2]), raw_window(&[0], &[2, 0, 2, 0, 2])] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("blocks")).unwrap();
+        let path = dir.path().join("blocks/0000000001.journal");
+        fs::write(&path, fuzz::journal([&good[..], &bad[..]])).unwrap();
+        assert!(!check(dir.path()).unwrap().is_clean());
+        let mut store = Store::open(dir.path(), options()).unwrap();
+        assert_eq!(store.recovery().torn_files, 1);
+        store.append(&numbered(0)).unwrap();
+        store.rotate().unwrap();
+        drop(store);
+        let report = check(dir.path()).unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        assert_eq!(report.files.iter().map(|file| file.contents.windows).sum::<u64>(), 2);
+    }
+}
+
 #[test]
 fn a_damaged_block_is_named_and_the_others_are_read() {
     let dir = tempfile::tempdir().unwrap();

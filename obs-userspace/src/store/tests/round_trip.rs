@@ -182,3 +182,21 @@ proptest! {
         prop_assert_eq!(total(|contents| contents.windows), put.len() as u64);
     }
 }
+
+#[test]
+fn a_stack_that_a_window_has_in_two_profiles_is_added_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    let mut twice = numbered(4);
+    twice.profiles.push(twice.profiles[0].clone());
+    assert_eq!(store.append(&twice).unwrap().samples, 1);
+    store.append(&numbered(5)).unwrap();
+    let expected = [&twice.profiles[0], &twice.profiles[1], &numbered(5).profiles[0]].map(Profile::clone);
+    for _ in 0..2 {
+        let merged = store.reader().profile(&query(Range::ALL)).unwrap();
+        assert_eq!(sums([&merged.profile]), sums(&expected));
+        // A block has no place for it twice: it could not be read.
+        store.rotate().unwrap();
+        assert!(check(dir.path()).unwrap().is_clean());
+    }
+}
