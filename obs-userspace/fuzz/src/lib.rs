@@ -14,9 +14,10 @@ use store::{
     EventQuery, Grouping, Limits, MatchOp, Matcher, ProcessQuery, ProfileQuery, Range, Reader, SeriesQuery, Store, StoreOptions,
 };
 
-/// A folder in memory, with one file.
+/// A folder in memory, or where the variable `OBS_FUZZ_DIR` says, with one file.
 pub fn folder(name: &str, bytes: &[u8]) -> PathBuf {
-    let dir = PathBuf::from(format!("/dev/shm/obs-fuzz-{}", std::process::id()));
+    let memory = || format!("/dev/shm/obs-fuzz-{}", std::process::id()).into();
+    let dir = std::env::var_os("OBS_FUZZ_DIR").map_or_else(memory, PathBuf::from);
     let blocks = dir.join("blocks");
     let _ = fs::remove_dir_all(&blocks);
     fs::create_dir_all(&blocks).expect("a folder in memory");
