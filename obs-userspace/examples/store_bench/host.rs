@@ -1,8 +1,8 @@
 //! A host that never was: the windows of a busy machine with two CPUs, the same in every run.
 //!
-//! A hundred services, of which some are busy; a build or a script now and then, whose processes live for seconds; call trees
-//! of many depths, of which few functions take most of the time; counters that grow at their own rates, memory in pages,
-//! ratios with all their digits.
+//! A hundred services, of which a quarter is busy, and seventy threads of the kernel, each with the series that the agent has of
+//! it; scripts and builds, whose processes live for seconds; call trees of many depths, of which few functions take most of the
+//! time. A window has what the agent puts into one: profiles, series and events, by the same names and labels.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,12 +10,14 @@ use obs_userspace::{
     model::{
         process::{ProcessInfo, ProcessKey},
         profile::{Frame, FrameKind, Module, Profile, ProfileSample, ValueType},
-        record::{Counter, Event, Gauge, Histogram, Label},
+        record::{Event, Label},
     },
-    store::{KnownProcess, Window},
+    store::Window,
 };
 
-const SECOND_NS: u64 = 1_000_000_000;
+use crate::resources::{Activity, HostSeries, Measured, Points};
+
+pub(crate) const SECOND_NS: u64 = 1_000_000_000;
 pub(crate) const WINDOW_NS: u64 = 10 * SECOND_NS;
 pub(crate) const START_NS: u64 = 1_772_323_200 * SECOND_NS;
 const BOOT_NS: u64 = START_NS - 40 * 86_400 * SECOND_NS;
@@ -29,10 +31,12 @@ pub(crate) struct Shape {
     pub(crate) stacks_per_program: usize,
     /// Samples of a window; on two CPUs at 99 Hz at most 1980.
     pub(crate) samples: u64,
+    /// Threads of the kernel.
+    pub(crate) kernel_threads: usize,
     /// Short-lived processes that begin in a window.
     pub(crate) short_lived: usize,
-    /// Services that have series of their own.
-    pub(crate) measured_services: usize,
+    /// Of so many of them one is still there at the window's end, and has series.
+    pub(crate) short_lived_per_seen: usize,
 }
 
 impl Default for Shape {
@@ -42,8 +46,9 @@ impl Default for Shape {
             programs: 40,
             stacks_per_program: 90,
             samples: 1100,
-            short_lived: 2,
-            measured_services: 60,
+            kernel_threads: 70,
+            short_lived: 4,
+            short_lived_per_seen: 4,
         }
     }
 }
@@ -63,12 +68,12 @@ impl Random {
         (self.next() >> 16) as usize % bound.max(1)
     }
 
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Small numbers often, large ones seldom: the rank has a density that falls with its square root to the power given.
-    fn rank(&mut self, bound: usize, steepness: f64) -> usize {
+    pub(crate) fn rank(&mut self, bound: usize, steepness: f64) -> usize {
         ((self.unit().powf(steepness) * bound as f64) as usize).min(bound - 1)
     }
 }
@@ -83,36 +88,7 @@ struct Service {
     process: ProcessInfo,
     program: usize,
     threads: Vec<Arc<str>>,
-    cpu_ticks: [u64; 2],
-    pages: u64,
-    files: u64,
     is_busy: bool,
-}
-
-/// A counter of the host, in what the kernel counts it in.
-struct HostCounter {
-    name: &'static str,
-    labels: Vec<Label>,
-    value: u64,
-    /// Most that it grows in a window.
-    growth_max: u64,
-    /// What one of it is in the unit that is kept: a number of bytes, or a fraction of a second.
-    scale: Scale,
-}
-
-#[derive(Clone, Copy)]
-enum Scale {
-    Times(u64),
-    Per(u64),
-}
-
-impl Scale {
-    fn apply(self, value: u64) -> f64 {
-        match self {
-            Self::Times(factor) => (value * factor) as f64,
-            Self::Per(divisor) => value as f64 / divisor as f64,
-        }
-    }
 }
 
 pub(crate) struct Host {
@@ -122,7 +98,8 @@ pub(crate) struct Host {
     frames: Vec<Frame>,
     programs: Vec<Program>,
     services: Vec<Service>,
-    counters: Vec<HostCounter>,
+    series: HostSeries,
+    measured: Vec<Measured>,
     next_pid: u32,
     number: u64,
 }
@@ -134,9 +111,11 @@ const SYLLABLES: [&str; 24] = [
 
 impl Host {
     pub(crate) fn new(shape: Shape) -> Self {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let series = HostSeries::new(&mut random);
         let mut host = Self {
             shape,
-            random: Random(0x9e37_79b9_7f4a_7c15),
+            random,
             modules: vec![Module {
                 path: "[kernel]".into(),
                 build_id: Some("5e0b1c2d3f4a59687786a5b4c3d2e1f001122334".into()),
@@ -144,7 +123,8 @@ impl Host {
             frames: Vec::new(),
             programs: Vec::new(),
             services: Vec::new(),
-            counters: Vec::new(),
+            series,
+            measured: Vec::new(),
             next_pid: 300,
             number: 0,
         };
@@ -155,7 +135,7 @@ impl Host {
             host.program(number, &kernel, &library);
         }
         (0..shape.services).for_each(|number| host.service(number));
-        host.host_counters();
+        (0..shape.kernel_threads).for_each(|number| host.kernel_thread(number));
         host
     }
 
@@ -233,61 +213,21 @@ impl Host {
         let process = self.process(program, started_ns);
         let mut threads = vec![Arc::clone(&process.name)];
         (0..self.random.below(6)).for_each(|index| threads.push(format!("worker/{index}").into()));
-        let cpu_ticks = [self.random.next() % 1_000_000, self.random.next() % 100_000];
-        let (pages, files) = (1000 + self.random.next() % 60_000, 5 + self.random.next() % 200);
-        self.services.push(Service {
-            process,
-            program,
-            threads,
-            cpu_ticks,
-            pages,
-            files,
-            is_busy: number.is_multiple_of(4),
-        });
+        let is_busy = number.is_multiple_of(4);
+        // Few do most: the second half of what the first does, the third a third of it.
+        let weight = |rank: usize| 1.0 / (rank + 1) as f64;
+        let whole: f64 = (0..self.shape.services.div_ceil(4)).map(weight).sum();
+        let activity = if is_busy { Activity::Busy(weight(number / 4) / whole) } else { Activity::Quiet };
+        let key = process.key;
+        let count = threads.len() as u64;
+        self.measured.push(Measured::new(activity, key.pid, &process.name, key.started_ns, count, &mut self.random));
+        self.services.push(Service { process, program, threads, is_busy });
     }
 
-    /// The counters of the host.
-    fn host_counters(&mut self) {
-        let mut add = |name, labels: &[(&'static str, String)], growth: u64, scale| {
-            let labels = labels.iter().map(|(name, value)| (*name, Arc::from(value.as_str()))).collect();
-            let value = growth * 100_000 + self.random.next() % 1_000_000;
-            self.counters.push(HostCounter { name, labels, value, growth_max: growth * 2, scale });
-        };
-        for cpu in 0..2 {
-            for (mode, growth) in [
-                ("user", 600),
-                ("system", 150),
-                ("idle", 200),
-                ("iowait", 30),
-                ("irq", 0),
-                ("softirq", 9),
-                ("steal", 0),
-                ("nice", 0),
-            ] {
-                add("system.cpu.time", &[("cpu", cpu.to_string()), ("mode", mode.to_owned())], growth, Scale::Per(100));
-            }
-        }
-        for device in ["sda", "sdb"] {
-            for direction in ["read", "write"] {
-                let labels = [("device", device.to_owned()), ("direction", direction.to_owned())];
-                add("system.disk.io", &labels, 1200, Scale::Times(4096));
-                add("system.disk.operations", &labels, 400, Scale::Times(1));
-                add("system.disk.operation_time", &labels, 800, Scale::Per(1000));
-            }
-            add("system.disk.io_time", &[("device", device.to_owned())], 700, Scale::Per(1000));
-        }
-        for interface in ["eth0", "lo"] {
-            for direction in ["receive", "transmit"] {
-                let labels = [("interface", interface.to_owned()), ("direction", direction.to_owned())];
-                add("system.network.io", &labels, 12_000_000, Scale::Times(1));
-                add("system.network.packets", &labels, 9000, Scale::Times(1));
-                add("system.network.errors", &labels, 0, Scale::Times(1));
-                add("system.network.dropped", &labels, 1, Scale::Times(1));
-            }
-        }
-        for resource in ["cpu", "memory", "io"] {
-            add("system.pressure.time", &[("resource", resource.to_owned())], 50_000, Scale::Per(1_000_000));
-        }
+    fn kernel_thread(&mut self, number: usize) {
+        let name = format!("kworker/{}:{}-{}", number % 2, number / 2, SYLLABLES[number % 24]);
+        let started_ns = 100_000_000 + number as u64 * 1_000_000;
+        self.measured.push(Measured::new(Activity::Kernel, 2 + number as u32, &name, started_ns, 1, &mut self.random));
     }
 
     /// The next window.
@@ -296,42 +236,54 @@ impl Host {
         let boot_ns = started_unix_ns - BOOT_NS;
         let mut events = Vec::new();
         let mut short: Vec<(ProcessInfo, usize)> = Vec::new();
-        for index in 0..self.shape.short_lived {
+        let mut points = Points::default();
+        let end_ns = boot_ns + WINDOW_NS;
+        for number in 0..self.shape.short_lived {
             let program = self.random.below(self.shape.programs);
             let begun = boot_ns + self.random.next() % WINDOW_NS;
             let process = self.process(program, begun);
-            let label = |name, value: String| -> Label { (name, value.into()) };
-            let names = vec![
-                label("executable", format!("/usr/bin/{}", process.name)),
-                label("parent", (200 + index).to_string()),
-            ];
-            events.push(Event { name: "process.exec", time_ns: begun, process: Some(process.key), labels: names });
-            let status = vec![label("status", "0".to_owned())];
-            events.push(Event { name: "process.exit", time_ns: begun + 1, process: Some(process.key), labels: status });
+            self.life(&process, begun, &mut events);
+            if number % self.shape.short_lived_per_seen == 0 {
+                let (pid, random) = (process.key.pid, &mut self.random);
+                let mut seen = Measured::new(Activity::Busy(0.01), pid, &process.name, begun, 1, random);
+                seen.step(end_ns, random, &mut points);
+            }
             short.push((process, program));
         }
+        events.sort_by_key(|event| event.time_ns);
         let profile = self.profile(started_unix_ns, &short);
-        let (mut counters, mut gauges) = (Vec::new(), Vec::new());
-        self.series(&mut counters, &mut gauges);
-        let histograms = self.histograms();
-        self.number += 1;
-        let mut processes: Vec<KnownProcess> = Vec::new();
-        for service in &self.services {
-            let labels = [("user", "www-data"), ("command", "/usr/bin/service --config /etc/service.conf")];
-            let labels = labels.map(|(name, value)| (Arc::from(name), Arc::from(value))).to_vec();
-            processes.push(KnownProcess { info: service.process.clone(), labels });
+        self.series.step(end_ns, &mut self.random, &mut points);
+        for measured in &mut self.measured {
+            measured.step(end_ns, &mut self.random, &mut points);
         }
+        self.number += 1;
+        let Points { counters, gauges, histograms } = points;
         Window {
             started_unix_ns,
             duration_ns: WINDOW_NS,
             boot_unix_ns: BOOT_NS,
             profiles: vec![profile],
-            processes,
+            // Those of the profiles suffice to the agent.
+            processes: Vec::new(),
             counters,
             gauges,
             histograms,
             events,
         }
+    }
+
+    /// The events of a short-lived process.
+    fn life(&mut self, process: &ProcessInfo, begun_ns: u64, events: &mut Vec<Event>) {
+        let label = |name, value: &str| -> Label { (name, value.into()) };
+        let pid = process.key.pid.to_string();
+        let parent = (300 + self.random.below(40)).to_string();
+        let executed_ns = begun_ns + self.random.next() % 3_000_000;
+        let ended_ns = executed_ns + self.random.next() % (2 * SECOND_NS);
+        let mut add = |name, time_ns, labels| events.push(Event { name, time_ns, process: None, labels });
+        let (parent, name) = (label("process.parent_pid", &parent), label("process.executable.name", &process.name));
+        add("process.fork", begun_ns, vec![label("process.pid", &pid), parent]);
+        add("process.exec", executed_ns, vec![label("process.pid", &pid), name]);
+        add("process.exit", ended_ns, vec![label("process.pid", &pid)]);
     }
 
     fn profile(&mut self, started_unix_ns: u64, short: &[(ProcessInfo, usize)]) -> Profile {
@@ -384,82 +336,5 @@ impl Host {
             processes,
             samples,
         }
-    }
-
-    fn series(&mut self, counters: &mut Vec<Counter>, gauges: &mut Vec<Gauge>) {
-        let random = &mut self.random;
-        for HostCounter { name, labels, value, growth_max, scale } in &mut self.counters {
-            *value += random.next().checked_rem(*growth_max).unwrap_or_default();
-            counters.push(Counter { name, labels: labels.clone(), value: scale.apply(*value) });
-        }
-        for (name, places, scale) in [
-            ("system.load.1m", 100.0, 4.0),
-            ("system.load.5m", 100.0, 3.0),
-            ("system.load.15m", 100.0, 2.0),
-            ("system.pressure.cpu", 100.0, 40.0),
-            ("system.pressure.memory", 100.0, 2.0),
-            ("system.pressure.io", 100.0, 9.0),
-        ] {
-            let value = (random.unit() * scale * places).round() / places;
-            gauges.push(Gauge { name, labels: Vec::new(), value });
-        }
-        for state in ["used", "free", "cached", "buffers", "slab", "available"] {
-            let value = (4_000_000_000.0 + random.unit() * 400_000_000.0) as u64 / 4096 * 4096;
-            gauges.push(Gauge {
-                name: "system.memory.usage",
-                labels: vec![("state", state.into())],
-                value: value as f64,
-            });
-        }
-        for cpu in 0..2 {
-            let labels: Vec<Label> = vec![("cpu", cpu.to_string().into())];
-            gauges.push(Gauge { name: "system.cpu.utilization", labels, value: random.unit() });
-        }
-        for service in self.services.iter_mut().take(self.shape.measured_services) {
-            let pid: Arc<str> = service.process.key.pid.to_string().into();
-            let labels = |mode: Option<&str>| -> Vec<Label> {
-                let mut labels: Vec<Label> =
-                    vec![("pid", Arc::clone(&pid)), ("process", Arc::clone(&service.process.name))];
-                labels.extend(mode.map(|mode| ("mode", Arc::from(mode))));
-                labels
-            };
-            let is_active = service.is_busy || random.below(4) == 0;
-            for (index, mode) in ["user", "system"].into_iter().enumerate() {
-                // As the kernel counts it, in hundredths of seconds.
-                let bound = if service.is_busy { 200 } else { 10 };
-                service.cpu_ticks[index] += if is_active { random.next() % bound } else { 0 };
-                let value = service.cpu_ticks[index] as f64 / 100.0;
-                counters.push(Counter { name: "process.cpu.time", labels: labels(Some(mode)), value });
-            }
-            if random.below(3) == 0 && is_active {
-                service.pages = service.pages.saturating_add_signed(random.below(200) as i64 - 99);
-                service.files = service.files.saturating_add_signed(random.below(5) as i64 - 2).max(3);
-            }
-            gauges.push(Gauge {
-                name: "process.memory.usage",
-                labels: labels(None),
-                value: (service.pages * 4096) as f64,
-            });
-            gauges.push(Gauge {
-                name: "process.open_file_descriptors",
-                labels: labels(None),
-                value: service.files as f64,
-            });
-            gauges.push(Gauge { name: "process.threads", labels: labels(None), value: service.threads.len() as f64 });
-        }
-    }
-
-    fn histograms(&mut self) -> Vec<Histogram> {
-        let random = &mut self.random;
-        let mut of = |name, device: &str| {
-            let buckets: Vec<u64> =
-                (0..30).map(|index: u64| random.next() % (1 + 40 / (1 + index.abs_diff(12)))).collect();
-            // As the kernel side counts durations: in multiples of 2^-30 s.
-            let ticks = buckets.iter().sum::<u64>() * (500_000 + random.next() % 500_000);
-            let sum = ticks as f64 / (1_u64 << 30) as f64;
-            let labels: Vec<Label> = vec![("device", device.into())];
-            Histogram { name, labels, first_bucket: -90, buckets, zero_count: 0, sum }
-        };
-        vec![of("obs.disk.latency", "sda"), of("obs.disk.latency", "sdb"), of("obs.cpu.run_queue_latency", "all")]
     }
 }

@@ -1,10 +1,12 @@
 //! What the store costs: days of a busy host's windows written, and questions asked of them.
 //!
-//! `cargo run --release --example store_bench -- [--hours N] [--dir DIR] [--profiles DIR] [--ask]`. Sizes are the same in every run; times are CPU
-//! time of this machine, the median of several.
+//! `cargo xtask bench store` runs it, and compares with what is aimed at; by itself it is `cargo run --release --example store_bench --
+//! [--hours N] [--short-lived N] [--dir DIR] [--profiles DIR] [--state DIR] [--ask] [--json]`. Sizes are the same in every run; times
+//! are CPU time of this machine, the median of several.
 
 mod host;
 mod recorded;
+mod resources;
 
 use std::{
     fs,
@@ -30,10 +32,18 @@ struct Arguments {
     ask: bool,
     /// Profiles of `obs record -o FILE.json` instead of those that never were, one per window.
     profiles: Option<PathBuf>,
+    /// Short-lived processes of a window.
+    short_lived: usize,
+    /// The state folder of an agent, whose windows are measured instead; it is copied first.
+    state: Option<PathBuf>,
+    /// One JSON object instead of text.
+    json: bool,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut arguments = Arguments { hours: 7 * 24, dir: None, ask: false, profiles: None };
+    let short_lived = Shape::default().short_lived;
+    let mut arguments =
+        Arguments { hours: 7 * 24, dir: None, ask: false, profiles: None, short_lived, state: None, json: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} wants a value"));
@@ -42,7 +52,10 @@ fn arguments() -> Result<Arguments> {
             "--profiles" => arguments.profiles = Some(value()?.into()),
             "--ask" => arguments.ask = true,
             "--dir" => arguments.dir = Some(value()?.into()),
-            _ => bail!("there is no option {word}; there are --hours N, --dir DIR, --profiles DIR and --ask"),
+            "--short-lived" => arguments.short_lived = value()?.parse().context("--short-lived wants a number")?,
+            "--state" => arguments.state = Some(value()?.into()),
+            "--json" => arguments.json = true,
+            _ => bail!("there is no option {word}"),
         }
     }
     Ok(arguments)
@@ -52,10 +65,10 @@ fn main() -> Result<()> {
     let arguments = arguments()?;
     let scratch = std::env::temp_dir().join(format!("obs-store-bench-{}", std::process::id()));
     let dir = arguments.dir.clone().unwrap_or_else(|| scratch.clone());
-    let outcome = if arguments.ask {
-        queries(&Reader::open(&dir)?, arguments.hours * HOUR_WINDOWS)
-    } else {
-        measure(&dir, &arguments)
+    let outcome = match &arguments.state {
+        Some(state) => blocks_of(state, &dir, arguments.json),
+        None if arguments.ask => queries(&Reader::open(&dir)?, arguments.hours * HOUR_WINDOWS, false).map(drop),
+        None => measure(&dir, &arguments),
     };
     if arguments.dir.is_none() {
         fs::remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
@@ -63,9 +76,71 @@ fn main() -> Result<()> {
     outcome
 }
 
+/// Bytes of a window in finished blocks.
+struct PerWindow {
+    /// With everything.
+    whole: u64,
+    /// Once the windows themselves were removed.
+    roll_up: u64,
+}
+
+impl PerWindow {
+    fn of(report: &store::StatReport) -> Self {
+        let blocks = || report.files.iter().filter(|file| file.name.ends_with(".block"));
+        let windows = blocks().map(|file| file.contents.windows).sum::<u64>().max(1);
+        let bytes: u64 = blocks().map(|file| file.bytes).sum();
+        let is_fine = |section: &str| matches!(section, "samples" | "points");
+        let fine: u64 = report.sections.iter().filter(|(name, _)| is_fine(name)).map(|(_, bytes)| bytes).sum();
+        Self { whole: bytes / windows, roll_up: (bytes - fine) / windows }
+    }
+}
+
+/// What an agent's windows come to as blocks.
+fn blocks_of(state: &Path, dir: &Path, json: bool) -> Result<()> {
+    let (from, to) = (state.join("blocks"), dir.join("blocks"));
+    fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
+    for entry in fs::read_dir(&from).with_context(|| format!("listing {}", from.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().context("a file without a name")?;
+        fs::copy(&path, to.join(name)).with_context(|| format!("copying {}", path.display()))?;
+    }
+    let journals = store::stat(dir)?;
+    // Of another start of the machine: all journals are finished.
+    let options = StoreOptions { boot_id: [0xff; 16], retention_bytes: u64::MAX, ..StoreOptions::default() };
+    drop(Store::open(dir, StoreOptions { retention_seconds: u64::MAX, ..options })?);
+    let blocks = store::stat(dir)?;
+    let windows = blocks.windows.max(1);
+    let length = |report: &store::FileReport| report.contents.ended_unix_ns - report.contents.started_unix_ns;
+    let seconds = blocks.files.iter().map(length).sum::<u64>() as f64 / 1e9;
+    let per_window = |count: u64| count / windows;
+    if json {
+        let report = serde_json::json!({
+            "windows": blocks.windows,
+            "seconds": seconds,
+            "samples_per_window": per_window(blocks.samples),
+            "points_per_window": per_window(blocks.points),
+            "events_per_window": per_window(blocks.events),
+            "journal_bytes_per_window": per_window(journals.bytes),
+            "bytes_per_window": PerWindow::of(&blocks).whole,
+            "roll_up_bytes_per_window": PerWindow::of(&blocks).roll_up,
+            "sections": blocks.sections,
+        });
+        println!("{report}");
+        return Ok(());
+    }
+    println!(
+        "windows {windows} over {seconds:.0} s: per window {} samples, {} points, {} events",
+        per_window(blocks.samples),
+        per_window(blocks.points),
+        per_window(blocks.events)
+    );
+    println!("disk    {} bytes per window, {} before", per_window(blocks.bytes), per_window(journals.bytes));
+    sections(dir)
+}
+
 fn measure(dir: &Path, arguments: &Arguments) -> Result<()> {
     let hours = arguments.hours;
-    let mut host = Host::new(Shape::default());
+    let mut host = Host::new(Shape { short_lived: arguments.short_lived, ..Shape::default() });
     let recorded = arguments.profiles.as_deref().map(recorded::read).transpose()?.unwrap_or_default();
     let mut next = recorded.iter().cycle();
     let mut store = Store::open(dir, StoreOptions { boot_id: [7; 16], ..StoreOptions::default() })?;
@@ -110,6 +185,33 @@ fn measure(dir: &Path, arguments: &Arguments) -> Result<()> {
     let day = Range { from_unix_ns: end(windows) - DAY_WINDOWS.min(windows) * WINDOW_NS, to_unix_ns: end(windows) };
     drop(reader.profile(&profile_of(day))?);
     let with_query_peak = memory("VmHWM")?.saturating_sub(before);
+    if arguments.json {
+        let per_window = PerWindow::of(&store::stat(dir)?);
+        let seconds_a_day = (appending + rotating).as_secs_f64() * DAY_WINDOWS as f64 / windows as f64;
+        let report = serde_json::json!({
+            "windows": windows,
+            "seconds": windows * WINDOW_NS / 1_000_000_000,
+            "samples_per_window": samples / windows,
+            "points_per_window": points / windows,
+            "events_per_window": events / windows,
+            "journal_bytes_per_window": journal_bytes / windows,
+            "bytes_per_window": per_window.whole,
+            "roll_up_bytes_per_window": per_window.roll_up,
+            "bytes": stats.bytes,
+            "bytes_written": stats.bytes_written,
+            "append_us": appending.as_secs_f64() * 1e6 / windows as f64,
+            "block_ms": rotating.as_secs_f64() * 1e3 / stats.blocks_sealed.max(1) as f64,
+            "block_ms_max": slowest.as_secs_f64() * 1e3,
+            "cpu_seconds_a_day": seconds_a_day,
+            "memory_writing_bytes": writer_peak,
+            "memory_with_query_bytes": with_query_peak,
+            "queries_ms": queries(&reader, windows, true)?.into_iter().collect::<serde_json::Map<_, _>>(),
+            "sections": store::stat(dir)?.sections,
+            "is_clean": store::check(dir)?.is_clean(),
+        });
+        println!("{report}");
+        return Ok(());
+    }
     println!(
         "windows {windows}: per window {} samples, {} points, {} events",
         samples / windows,
@@ -139,7 +241,7 @@ fn measure(dir: &Path, arguments: &Arguments) -> Result<()> {
         megabytes(writer_peak),
         megabytes(with_query_peak)
     );
-    queries(&reader, windows)?;
+    queries(&reader, windows, false)?;
     let begun = cpu_time();
     let report = store::check(dir)?;
     println!("check   {:.0} ms, clean: {}", (cpu_time() - begun).as_secs_f64() * 1e3, report.is_clean());
@@ -163,7 +265,17 @@ fn profile_of(range: Range) -> ProfileQuery {
     }
 }
 
-fn queries(reader: &Reader, windows: u64) -> Result<()> {
+/// Asks, and says how long each question took, in milliseconds.
+fn queries(reader: &Reader, windows: u64, is_quiet: bool) -> Result<Vec<(String, serde_json::Value)>> {
+    let mut times = Vec::new();
+    let mut timed = |what: &str, ask: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+        let took = median_time(ask)?;
+        if !is_quiet {
+            println!("query   {:>7.1} ms  {what}", took.as_secs_f64() * 1e3);
+        }
+        times.push((what.to_owned(), (took.as_secs_f64() * 1e3).into()));
+        Ok(())
+    };
     let last =
         |count: u64| Range { from_unix_ns: end(windows) - count.min(windows) * WINDOW_NS, to_unix_ns: end(windows) };
     // Not at the edges of blocks or buckets: windows of both ends are read.
@@ -179,11 +291,11 @@ fn queries(reader: &Reader, windows: u64) -> Result<()> {
         ("everything, flame graph", last(windows)),
     ] {
         let mut merged = None;
-        timed(what, || {
+        timed(what, &mut || {
             merged = Some(reader.profile(&profile_of(range))?);
             Ok(())
         })?;
-        if let Some(merged) = merged {
+        if let Some(merged) = merged.filter(|_| !is_quiet) {
             println!(
                 "          {} stacks, {} frames, {} omitted",
                 merged.profile.samples.len(),
@@ -193,15 +305,15 @@ fn queries(reader: &Reader, windows: u64) -> Result<()> {
         }
     }
     let one = vec![Matcher::new("process", MatchOp::Like, "alloc*")];
-    timed("a day, one program", || {
+    timed("a day, one program", &mut || {
         reader.profile(&ProfileQuery { matchers: one.clone(), ..profile_of(last(DAY_WINDOWS)) })?;
         Ok(())
     })?;
-    timed("a day, every process and thread apart", || {
+    timed("a day, every process and thread apart", &mut || {
         reader.profile(&ProfileQuery { grouping: Grouping::Threads, ..profile_of(last(DAY_WINDOWS)) })?;
         Ok(())
     })?;
-    timed("a day, top functions", || {
+    timed("a day, top functions", &mut || {
         reader.top_functions(&profile_of(last(DAY_WINDOWS)), None)?;
         Ok(())
     })?;
@@ -210,14 +322,14 @@ fn queries(reader: &Reader, windows: u64) -> Result<()> {
         ("a day of process.cpu.time, 1 min", "process.cpu.time", 60, last(DAY_WINDOWS)),
         ("everything of system.cpu.time, 10 min", "system.cpu.time", 600, last(windows)),
     ] {
-        timed(what, || {
+        timed(what, &mut || {
             let name = name.to_owned();
             let step_ns = step_seconds * 1_000_000_000;
             reader.series(&SeriesQuery { name, matchers: Vec::new(), range, step_ns, limits: Limits::default() })?;
             Ok(())
         })?;
     }
-    timed("a day, processes with their CPU", || {
+    timed("a day, processes with their CPU", &mut || {
         let collector = Some("cpu".to_owned());
         reader.processes(&ProcessQuery {
             range: last(DAY_WINDOWS),
@@ -227,14 +339,15 @@ fn queries(reader: &Reader, windows: u64) -> Result<()> {
         })?;
         Ok(())
     })?;
-    timed("a day, events", || {
+    timed("a day, events", &mut || {
         let (names, matchers) = (Vec::new(), Vec::new());
         reader.events(&EventQuery { range: last(DAY_WINDOWS), names, matchers, limits: Limits::default() })?;
         Ok(())
-    })
+    })?;
+    Ok(times)
 }
 
-fn timed(what: &str, mut ask: impl FnMut() -> Result<()>) -> Result<()> {
+fn median_time(ask: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
     let mut times = Vec::new();
     for _ in 0..REPEATS {
         let begun = cpu_time();
@@ -242,8 +355,7 @@ fn timed(what: &str, mut ask: impl FnMut() -> Result<()>) -> Result<()> {
         times.push(cpu_time() - begun);
     }
     times.sort();
-    println!("query   {:>7.1} ms  {what}", times[REPEATS / 2].as_secs_f64() * 1e3);
-    Ok(())
+    Ok(times[REPEATS / 2])
 }
 
 /// Bytes by what they hold.

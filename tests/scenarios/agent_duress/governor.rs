@@ -97,14 +97,7 @@ pub(super) fn ladder(context: &Context) -> Result<()> {
         agent.wait_for_log(context, &format!("shed {step}: "))?;
     }
     agent.wait_for_log(context, "everything that would help is shed already")?;
-    // Windows go on, without samples.
-    let kept = agent.windows(context)?;
-    agent.wait_for_windows(context, kept + 2)?;
-    let runs = || agent.metric("obs_agent_program_runs_total", &["cpu_sample"]);
-    let at_rest = runs()?;
-    let kept = agent.windows(context)?;
-    agent.wait_for_windows(context, kept + 2)?;
-    ensure!(runs()? == at_rest, "sampling is shed, yet programs ran {} times", runs()? - at_rest);
+    let at_rest = wait_for_rest(context, &agent)?;
     ensure!(agent.metric("obs_agent_collector_running_ratio", &["cpu"])? == 0.0, "the collector is said to run");
 
     agent.reload(GENEROUS)?;
@@ -119,8 +112,25 @@ pub(super) fn ladder(context: &Context) -> Result<()> {
         agent.wait_for_log(context, &format!("took {step} back"))?;
     }
     wait_until("the metrics say so", context.limit(), || Ok(published(&agent)?.values().all(|value| *value == 0.0)))?;
-    wait_until("it samples again", context.limit(), || Ok(runs()? > at_rest))?;
+    wait_until("it samples again", context.limit(), || Ok(runs(&agent)? > at_rest))?;
     agent.stop(context).map(drop)
+}
+
+/// How often the sampling program ran, as far as the last judgement has told.
+fn runs(agent: &Running) -> Result<f64> {
+    agent.metric("obs_agent_program_runs_total", &["cpu_sample"])
+}
+
+/// Waits until windows go on and no program runs. The last runs are told with the next judgement, which may come late.
+fn wait_for_rest(context: &Context, agent: &Running) -> Result<f64> {
+    let mut before = runs(agent)?;
+    wait_until("no program runs any more", context.limit(), || {
+        let kept = agent.windows(context)?;
+        agent.wait_for_windows(context, kept + 2)?;
+        let now = runs(agent)?;
+        Ok(std::mem::replace(&mut before, now) == now)
+    })?;
+    Ok(before)
 }
 
 /// While the host is in distress nothing is measured; afterwards everything is again.
@@ -137,18 +147,12 @@ pub(super) fn breaker(context: &Context) -> Result<()> {
     agent.wait_for_log(context, "paused all measuring: the host's load is")?;
     wait_until("the metric says so", context.limit(), || Ok(agent.metric("obs_agent_paused_ratio", &[])? == 1.0))?;
     ensure!(frequency(&agent.json("/api/v1/status")?)?.is_none(), "it is paused, and samples");
-    let runs = || agent.metric("obs_agent_program_runs_total", &["cpu_sample"]);
-    let kept = agent.windows(context)?;
-    agent.wait_for_windows(context, kept + 1)?;
-    let at_rest = runs()?;
-    let kept = agent.windows(context)?;
-    agent.wait_for_windows(context, kept + 2)?;
-    ensure!(runs()? == at_rest, "it is paused, yet programs ran {} times", runs()? - at_rest);
+    let at_rest = wait_for_rest(context, &agent)?;
     drop(hogs);
 
     agent.reload(BREAKS_LATE)?;
     agent.wait_for_log(context, "resumed measuring")?;
-    wait_until("it samples again", context.limit(), || Ok(runs()? > at_rest))?;
+    wait_until("it samples again", context.limit(), || Ok(runs(&agent)? > at_rest))?;
     let status = agent.json("/api/v1/status")?;
     ensure!(status["paused"].is_null() && frequency(&status)? == Some(99.0), "it has not resumed: {status}");
     agent.stop(context).map(drop)

@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod measure;
 mod record;
 mod stacks;
+mod store;
 pub(crate) mod table;
 mod unwind;
 
@@ -40,6 +41,8 @@ enum What {
     TableOf(unwind::TableOf),
     /// Whether the stacks are true: real programs, beside `perf record --call-graph dwarf` of the same run
     Stacks(stacks::Arguments),
+    /// What the history on disk costs: bytes, questions, memory, beside what they may cost
+    Store(store::Arguments),
     /// Turns `perf script` on standard input into a flame graph; what `bench record` runs for perf
     #[command(hide = true)]
     PerfSvg(record::PerfSvg),
@@ -52,6 +55,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         What::Unwind(arguments) => unwind::main(arguments),
         What::TableOf(arguments) => unwind::table_of(arguments),
         What::Stacks(arguments) => stacks::main(arguments),
+        What::Store(arguments) => store::main(arguments),
         What::PerfSvg(arguments) => record::perf_svg(arguments),
     }
 }
