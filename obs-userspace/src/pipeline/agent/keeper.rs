@@ -30,7 +30,7 @@ use crate::{
     telemetry::self_metrics::{Registry, SAMPLES_LOST, Stage},
 };
 
-use super::{options, who::Who};
+use super::{options, who::Who, window_histograms::WindowHistograms};
 
 /// Most windows that wait for their names. One is being named meanwhile.
 const WAITING_MAX: usize = 2;
@@ -100,6 +100,7 @@ impl Keeper {
             identify: registry.stage("identify"),
             shared: Arc::clone(&shared),
             who,
+            histograms: WindowHistograms::default(),
         };
         let waiting = Arc::new(AtomicUsize::new(0));
         let taken = Arc::clone(&waiting);
@@ -214,6 +215,7 @@ struct Work {
     identify: Stage,
     shared: Arc<Shared>,
     who: Who,
+    histograms: WindowHistograms,
 }
 
 impl Work {
@@ -279,7 +281,7 @@ impl Work {
             match record.clone() {
                 Record::Counter(counter) => window.counters.push(counter),
                 Record::Gauge(gauge) => window.gauges.push(gauge),
-                Record::Histogram(histogram) => window.histograms.push(histogram),
+                Record::Histogram(histogram) => window.histograms.extend(self.histograms.added(histogram)),
                 Record::Event(event) => window.events.push(event),
                 // Profiles were made of these.
                 Record::StackSample(_) => {}
