@@ -16,8 +16,11 @@ mod running;
 use crate::harness::{Need, Scenario};
 
 const ROOT: &[Need] = &[Need::Root];
+/// An emulated CPU takes many minutes for what makes others busy for seconds, and is busy with itself.
+const BUSY: &[Need] = &[Need::Root, Need::RealCpu, Need::Workload("busy")];
 const KILL: &[Need] = &[
     Need::Root,
+    Need::RealCpu,
     Need::Workload("busy"),
     Need::Workload("short"),
     Need::Workload("spawner"),
@@ -49,18 +52,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "agent_duress::beside_5000_processes", needs: CROWD, run: crowd::processes },
     Scenario { name: "agent_duress::beside_20000_threads", needs: CROWD, run: crowd::threads },
     Scenario { name: "agent_duress::each_step_is_shed_and_taken_back", needs: ROOT, run: governor::ladder },
-    Scenario {
-        name: "agent_duress::in_distress_nothing_is_measured",
-        needs: &[Need::Root, Need::Workload("busy")],
-        run: governor::breaker,
-    },
+    Scenario { name: "agent_duress::in_distress_nothing_is_measured", needs: BUSY, run: governor::breaker },
     Scenario {
         name: "agent_duress::the_clock_is_set_back",
         needs: &[Need::Root, Need::OwnClock],
         run: clock::set_back,
     },
     Scenario { name: "agent_duress::killed_at_random_moments", needs: KILL, run: kill::at_random },
-    Scenario { name: "agent_duress::slow_clients_keep_nobody_out", needs: ROOT, run: http::slow_clients },
+    Scenario { name: "agent_duress::slow_clients_keep_nobody_out", needs: BUSY, run: http::slow_clients },
     Scenario { name: "agent_duress::what_is_too_large_or_elsewhere", needs: ROOT, run: http::oversize_and_elsewhere },
-    Scenario { name: "agent_duress::fuzzed_requests_are_refused", needs: ROOT, run: http::fuzzed },
+    Scenario { name: "agent_duress::fuzzed_requests_are_refused", needs: BUSY, run: http::fuzzed },
 ];
