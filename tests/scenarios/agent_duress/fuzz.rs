@@ -251,11 +251,15 @@ fn question(random: &mut Random) -> String {
         let cut = random.below(target.len());
         target.truncate(cut.max(1));
     }
-    // The last seconds only, or else most of the time would go into answers.
-    let mut separator = '?';
-    if random.below(3) > 0 {
-        target += "?from=-10s";
-        separator = '&';
+    // The last seconds, or a time from which there is nothing, or else most of the time would go into answers.
+    let mut separator = '&';
+    match random.below(20) {
+        0 => separator = '?',
+        1..=6 => {
+            target += "?to=1000&from=";
+            value(&mut target, random);
+        }
+        _ => target += "?from=-10s",
     }
     for _ in 0..random.below(6) {
         let name = random.pick(PARAMETERS);
