@@ -108,6 +108,9 @@ impl StackReader {
         let lost = Arc::new(Stack { frames: Box::default(), end: StackEnd::Lost });
         records.extend(ready.iter().map(|(key, value)| Record::StackSample(self.sample(key, value, &lost))));
         self.walked.age();
+        for id in self.stacks.age() {
+            self.sent.forget(id);
+        }
         Ok(())
     }
 

@@ -2,34 +2,79 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::model::stack::Stack;
+use crate::model::stack::{Stack, StackFrame};
 
-/// Stacks of one generation: twice what the kernel side remembers having sent.
+/// Stacks of one generation, between two drains: twice what the kernel side remembers having sent.
 const GENERATION_MAX: usize = 2 * obs_common::limits::STACKS_SENT_MAX as usize;
 
-/// Stacks in two generations. What is looked up moves to the younger one; when that is full the older one goes, so that
-/// only stacks go that were not looked up for long.
+/// Most bytes of a generation after a drain. Each short-lived process has its code at other addresses, and so stacks of its
+/// own, which never come again.
+const GENERATION_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of a stack besides its frames: the entry in the table, the counts of references, and what the allocator adds.
+const STACK_BYTES: usize = 96;
+
+/// Stacks in generations. What is looked up moves to the youngest one; when that is full the older one goes, so that only
+/// stacks go that were not looked up for long.
 #[derive(Debug, Default)]
 pub(super) struct StackTable {
-    young: HashMap<u64, Arc<Stack>>,
-    old: HashMap<u64, Arc<Stack>>,
+    young: Generation,
+    old: Generation,
+    /// What the kernel side was told to send again, and may have counted just before.
+    leaving: Generation,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
+    stacks: HashMap<u64, Arc<Stack>>,
+    bytes: usize,
+}
+
+impl Generation {
+    fn insert(&mut self, id: u64, stack: Arc<Stack>) {
+        self.bytes += bytes(&stack);
+        if let Some(before) = self.stacks.insert(id, stack) {
+            self.bytes -= bytes(&before);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Stack>> {
+        let stack = self.stacks.remove(&id)?;
+        self.bytes -= bytes(&stack);
+        Some(stack)
+    }
+}
+
+fn bytes(stack: &Stack) -> usize {
+    STACK_BYTES + stack.frames.len() * size_of::<StackFrame>()
 }
 
 impl StackTable {
     pub(super) fn insert(&mut self, id: u64, stack: Arc<Stack>) {
-        if self.young.len() >= GENERATION_MAX {
+        if self.young.stacks.len() >= GENERATION_MAX {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(id, stack);
     }
 
     pub(super) fn get(&mut self, id: u64) -> Option<Arc<Stack>> {
-        if let Some(stack) = self.young.get(&id) {
+        if let Some(stack) = self.young.stacks.get(&id) {
             return Some(Arc::clone(stack));
         }
-        let stack = self.old.remove(&id)?;
+        let stack = self.old.remove(id).or_else(|| self.leaving.remove(id))?;
         self.insert(id, Arc::clone(&stack));
         Some(stack)
+    }
+
+    /// Notes that a drain is over. Returns the stacks that go with the next one unless they are looked up before: the kernel
+    /// side has to send them again.
+    pub(super) fn age(&mut self) -> Vec<u64> {
+        self.leaving = Generation::default();
+        if self.young.bytes < GENERATION_BYTES_MAX {
+            return Vec::new();
+        }
+        self.leaving = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        self.leaving.stacks.keys().copied().collect()
     }
 }
 
@@ -76,8 +121,31 @@ mod tests {
                 assert!(table.get(7).is_some(), "after {id}");
             }
         }
-        assert!(table.young.len() + table.old.len() <= 2 * GENERATION_MAX);
+        assert!(table.young.stacks.len() + table.old.stacks.len() <= 2 * GENERATION_MAX);
         assert!(table.get(1_000).is_none());
+    }
+
+    #[test]
+    fn memory_is_bounded_and_nothing_goes_before_it_is_sent_again() {
+        let frame = StackFrame { address: 1, exact: false, by_frame_pointer: false };
+        let deep = || Arc::new(Stack { frames: vec![frame; 100].into(), end: StackEnd::Complete });
+        let mut table = StackTable::default();
+        let mut told: Vec<u64> = Vec::new();
+        for id in 0..100_000_u64 {
+            table.insert(id, deep());
+            if id.is_multiple_of(200) {
+                // What the kernel side was told of can still be looked up now.
+                let asked = told.first().copied();
+                assert!(asked.is_none_or(|asked| table.get(asked).is_some()));
+                assert!(table.get(0).is_some(), "it is looked up all the time");
+                told = table.age();
+                let held = table.young.bytes + table.old.bytes + table.leaving.bytes;
+                assert!(held < 3 * (GENERATION_BYTES_MAX + 200 * bytes(&deep())), "{held}");
+            }
+        }
+        let sum = |generation: &Generation| generation.stacks.values().map(|stack| bytes(stack)).sum::<usize>();
+        assert_eq!([table.young.bytes, table.old.bytes], [sum(&table.young), sum(&table.old)]);
+        assert!(table.get(1).is_none());
     }
 
     #[test]
