@@ -248,10 +248,10 @@ impl Store {
         }
     }
 
-    /// Keeps history for another time, in other bounds, from the next block on.
-    pub fn set_retention(&mut self, seconds: u64, bytes: u64) {
+    /// Keeps history for another time, its single windows for another one, and both in other bounds, from the next block on.
+    pub fn set_retention(&mut self, seconds: u64, windows_seconds: u64, bytes: u64) {
         self.options.retention_seconds = seconds;
-        self.options.windows_seconds = seconds;
+        self.options.windows_seconds = windows_seconds;
         self.options.retention_bytes = bytes;
     }
 

@@ -98,6 +98,10 @@ metrics! {
     PAUSED: Gauge "obs_agent_paused" "1" [] "Whether all measuring is paused because the host is in distress: 1 if it is.";
     BUDGET_USED: Gauge "obs_agent_budget_used" "1" ["resource"] "Share of a budget that is used, 1 being all.";
     COLLECTOR_RUNNING: Gauge "obs_agent_collector_running" "1" ["collector"] "Whether a collector runs: 1 if it does.";
+    STORE_SIZE: Gauge "obs_agent_store_size" "By" [] "Bytes of the history on disk.";
+    STORE_FILES: Gauge "obs_agent_store_files" "{file}" [] "Files of the history.";
+    STORE_WRITTEN: Counter "obs_agent_store_written" "By" [] "Bytes that were written to the history.";
+    STORE_BLOCKS: Counter "obs_agent_store_blocks" "{block}" ["outcome"] "Blocks of the history: sealed, failed (and tried again), expired by age, evicted by size, thinned to their roll-up.";
     LOG_LINES: Counter "obs_agent_log_lines" "{line}" ["outcome"] "Lines of the log: written, repeated (held back), dropped, failed.";
     STARTED: Gauge "obs_agent_start_time" "s" [] "When the agent started, in seconds since 1970.";
     SERIES_OVER_LIMIT: Counter "obs_agent_series_over_limit" "{series}" [] "Requests for series of these metrics beyond their limit.";

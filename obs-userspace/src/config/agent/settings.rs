@@ -113,6 +113,8 @@ pub struct FiltersConfig {
 pub struct StoreConfig {
     /// How long history is kept.
     pub retention_age: Duration,
+    /// How long single windows are kept; of older ones the roll-up is left, in buckets of ten minutes.
+    pub windows_age: Duration,
     /// Most bytes that it may take.
     pub retention_bytes: Bytes,
     /// How much time one file covers.
@@ -257,6 +259,7 @@ impl Default for AgentConfig {
             filters: FiltersConfig { comms: Vec::new(), cgroups: Vec::new(), exclude_self: false },
             store: StoreConfig {
                 retention_age: 7 * DAY,
+                windows_age: 2 * DAY,
                 retention_bytes: Bytes::megabytes(500),
                 block_length: 2 * HOUR,
             },
@@ -369,8 +372,9 @@ impl Section for FiltersConfig {
 
 impl Section for StoreConfig {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { retention_age, retention_bytes, block_length } = self;
+        let Self { retention_age, windows_age, retention_bytes, block_length } = self;
         visitor.field("retention_age", retention_age, live().within(HOUR, 365 * DAY));
+        visitor.field("windows_age", windows_age, live().within(HOUR, 365 * DAY));
         visitor.field("retention_bytes", retention_bytes, live().within(Bytes::megabytes(10), Bytes::new(1 << 40)));
         let rule = restart("the block that is open was begun with the old length");
         visitor.field("block_length", block_length, rule.within(MINUTE, DAY));

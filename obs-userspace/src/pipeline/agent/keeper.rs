@@ -7,7 +7,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -18,7 +18,7 @@ use anyhow::Context as _;
 
 use crate::{
     collect::resources::{Resources, Roots},
-    config::agent::AgentConfig,
+    config::agent::{AgentConfig, StoreConfig},
     enrich::{
         build::{BuiltProfile, Gathered},
         identity::IdentityCounts,
@@ -26,8 +26,8 @@ use crate::{
     },
     kernel::{heap, sys::jited::jited_functions},
     model::record::{Event, Record},
-    store::{Reader, Store, StoreOptions, Window},
-    telemetry::self_metrics::{Registry, SAMPLES_LOST, Stage},
+    store::{Reader, Store, StoreError, StoreOptions, StoreStats, Window},
+    telemetry::self_metrics::{Registry, SAMPLES_LOST, STORE_BLOCKS, STORE_FILES, STORE_SIZE, STORE_WRITTEN, Stage},
 };
 
 use super::{options, who::Who, window_histograms::WindowHistograms};
@@ -66,6 +66,8 @@ pub(super) struct Shared {
     pub(super) resources: Mutex<Arc<Vec<Record>>>,
     /// Why the last window could not be written, if it could not.
     pub(super) trouble: Mutex<Option<String>>,
+    /// Windows that were measured and are not in the history.
+    windows_lost: AtomicU64,
 }
 
 /// The thread, and the queue to it.
@@ -73,7 +75,7 @@ pub(super) struct Keeper {
     queue: Option<SyncSender<Message>>,
     /// Messages in the queue.
     waiting: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Result<(), StoreError>>>,
     reader: Reader,
     stage: Stage,
     shared: Arc<Shared>,
@@ -124,6 +126,7 @@ impl Keeper {
         self.stage.received.add(1);
         if let Err(why) = self.send(Message::Window(measured)) {
             self.stage.dropped(why).add(1);
+            self.shared.windows_lost.fetch_add(1, Ordering::Relaxed);
             tracing::error!(cause = why, "a window was lost: it could not be handed on to be named and written");
         }
     }
@@ -160,17 +163,28 @@ impl Keeper {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Lets the thread finish what waits, at most so long. Whether it did.
-    pub(super) fn stop(&mut self, at_most: Duration) -> bool {
+    /// Lets the thread finish what waits, at most so long.
+    ///
+    /// # Errors
+    /// If not all that was measured since the start is on disk: what is missing.
+    pub(super) fn stop(&mut self, at_most: Duration) -> Result<(), String> {
         self.queue = None;
         let since = Instant::now();
         while self.is_alive() {
             if since.elapsed() >= at_most {
-                return false;
+                return Err("the last windows could not be written in time and are lost".to_owned());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+        match self.thread.take().map(JoinHandle::join) {
+            None | Some(Err(_)) => return Err("the thread that writes windows ended before its time".to_owned()),
+            Some(Ok(Err(error))) => return Err(format!("the last windows may not be on disk: {error}")),
+            Some(Ok(Ok(()))) => {}
+        }
+        match self.shared.windows_lost.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            lost => Err(format!("{lost} windows that were measured since the start are not in the history")),
+        }
     }
 }
 
@@ -181,12 +195,11 @@ fn resources(config: &AgentConfig) -> Option<Resources> {
 fn open(config: &AgentConfig) -> anyhow::Result<Store> {
     let options = StoreOptions {
         retention_seconds: config.store.retention_age.as_secs(),
+        windows_seconds: config.store.windows_age.as_secs(),
         retention_bytes: config.store.retention_bytes.bytes(),
         block_seconds: u32::try_from(config.store.block_length.as_secs()).unwrap_or(u32::MAX),
         boot_id: boot_id(),
-        ..StoreOptions::default()
     };
-    let options = StoreOptions { windows_seconds: options.retention_seconds, ..options };
     let store = Store::open(&config.state_dir, options)?;
     let recovery = store.recovery();
     if recovery.torn_files > 0 {
@@ -220,7 +233,7 @@ struct Work {
 
 impl Work {
     /// Until the other side hangs up.
-    fn run(mut self, queue: &Receiver<Message>, waiting: &AtomicUsize) {
+    fn run(mut self, queue: &Receiver<Message>, waiting: &AtomicUsize) -> Result<(), StoreError> {
         while let Ok(message) = queue.recv() {
             waiting.fetch_sub(1, Ordering::Relaxed);
             match message {
@@ -236,13 +249,12 @@ impl Work {
                 }
             }
         }
-        if let Err(error) = self.store.flush() {
-            tracing::error!(%error, "the last windows may not be on disk");
-        }
+        self.store.flush()
     }
 
     fn reconfigure(&mut self, config: &AgentConfig) {
-        self.store.set_retention(config.store.retention_age.as_secs(), config.store.retention_bytes.bytes());
+        let StoreConfig { retention_age, windows_age, retention_bytes, .. } = &config.store;
+        self.store.set_retention(retention_age.as_secs(), windows_age.as_secs(), retention_bytes.bytes());
         self.resources = resources(config);
     }
 
@@ -297,10 +309,29 @@ impl Work {
             }
             Err(error) => {
                 self.stage.errors.add(1);
+                self.shared.windows_lost.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%error, "a window was lost: it cannot be written");
             }
         }
         *self.shared.resources.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(records);
+        self.count_files();
+    }
+
+    fn count_files(&self) {
+        let StoreStats { bytes_written, blocks_sealed, seals_failed, .. } = self.store.stats();
+        let StoreStats { blocks_expired, blocks_evicted, blocks_thinned, bytes, files, .. } = self.store.stats();
+        self.registry.counter(&STORE_WRITTEN, &[]).raise_to(bytes_written);
+        self.registry.gauge(&STORE_SIZE, &[]).set(bytes as f64);
+        self.registry.gauge(&STORE_FILES, &[]).set(files as f64);
+        for (outcome, count) in [
+            ("sealed", blocks_sealed),
+            ("failed", seals_failed),
+            ("expired", blocks_expired),
+            ("evicted", blocks_evicted),
+            ("thinned", blocks_thinned),
+        ] {
+            self.registry.counter(&STORE_BLOCKS, &[outcome]).raise_to(count);
+        }
     }
 
     fn count_identities(&self) {

@@ -168,6 +168,11 @@ impl Agent {
             }
             if drained.elapsed() >= DRAIN_EVERY {
                 drained = Instant::now();
+                // Whoever started the agent starts it again: better than to measure on and keep nothing.
+                anyhow::ensure!(
+                    self.keeper.is_alive(),
+                    "the thread that names and writes windows has ended; its last words are on standard error"
+                );
                 self.drain()?;
                 // Here and not where costs are judged: that may be much rarer than a window is long.
                 self.health.beat();
@@ -236,7 +241,6 @@ impl Agent {
     /// Says how everything is.
     fn report(&self) {
         let (store, why) = match self.keeper.trouble() {
-            _ if !self.keeper.is_alive() => (Health::Failed, "the thread that writes it has ended".to_owned()),
             Some(trouble) => (Health::Failed, format!("windows are lost: {trouble}")),
             None => (Health::Healthy, String::new()),
         };
@@ -323,10 +327,9 @@ impl Agent {
         if cut > 0 {
             tracing::info!(cut, "requests were cut short by the end");
         }
-        if self.keeper.stop(STOP_MAX - SERVER_STOP_MAX) {
-            tracing::info!("the agent has ended; all windows are on disk");
-        } else {
-            tracing::error!("the last windows could not be written in time and are lost");
+        match self.keeper.stop(STOP_MAX - SERVER_STOP_MAX) {
+            Ok(()) => tracing::info!("the agent has ended; all windows are on disk"),
+            Err(missing) => tracing::error!("the agent has ended; {missing}"),
         }
         let log::LogCounts { dropped, failed, .. } = self.log.counts();
         if dropped + failed > 0 {
