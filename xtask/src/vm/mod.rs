@@ -26,6 +26,9 @@ use report::Report;
 /// How long booting and powering off may take when it is tried whether KVM works. It takes a second where it does.
 const KVM_TRIAL_LIMIT: Duration = Duration::from_secs(15);
 
+/// How often a guest is booted whose kernel dies of the emulator.
+const BOOTS_MAX: u32 = 3;
+
 /// Programs of this machine that come along. xz would be another: compressing a real file five times takes ten minutes
 /// under emulation, and shows nothing there that it does not show on a real machine.
 const TOOLS: [&str; 3] = ["gzip", "seq", "sort"];
@@ -79,13 +82,29 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         let log = cache.join(format!("serial-{}.log", series.name()));
         println!("\n=== {} under {}; serial console: {}", kernel.package, accelerator.name(), log.display());
         let guest = Guest { image: &kernel.image, archive: &archive, accelerator, log: &log };
-        let begin = Instant::now();
-        let end = guest.run(Duration::from_secs(arguments.time_limit))?;
-        println!("Powered off after {} s.", begin.elapsed().as_secs());
-        let serial = String::from_utf8_lossy(&host::read(&log)?).into_owned();
-        reports.push((*series, Report::read(&serial, end)));
+        reports.push((*series, boot(&guest, Duration::from_secs(arguments.time_limit))?));
     }
     Ok(conclude(&reports, &steps, &VerifierCosts::read()?))
+}
+
+/// Boots a guest until it powers off, again if the emulator made its kernel die.
+fn boot(guest: &Guest<'_>, limit: Duration) -> Result<Report> {
+    let mut attempt = 1;
+    loop {
+        let begin = Instant::now();
+        let end = guest.run(limit)?;
+        let serial = String::from_utf8_lossy(&host::read(guest.log)?).into_owned();
+        let report = Report::read(&serial, end);
+        let seconds = begin.elapsed().as_secs();
+        if attempt == BOOTS_MAX || report.is_complete() || !guest.accelerator.is_to_blame(&serial) {
+            println!("Powered off after {seconds} s.");
+            return Ok(report);
+        }
+        println!(
+            "After {seconds} s the emulator let the kernel run into a breakpoint that was no longer there: once more."
+        );
+        attempt += 1;
+    }
 }
 
 /// What the guest does, in this order. Each step's exit status counts.
