@@ -31,6 +31,13 @@ pub(crate) fn obs_binary() -> Result<PathBuf> {
 pub(crate) fn cargo() -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace()?);
+    // What cargo tells the program that it runs, this one, is not for another cargo: a dependency whose build script looks at it
+    // (ring) would be built again, and all that depends on it, whenever both kinds of call take turns.
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     Ok(command)
 }
 

@@ -86,6 +86,8 @@ pub(super) struct Session {
     /// Process images that were measured and have not ended.
     measured: HashSet<ProcessKey>,
     looked: Instant,
+    /// How long at least from one look to the next.
+    pub(super) look_pause: Duration,
 }
 
 impl Session {
@@ -122,6 +124,7 @@ impl Session {
             table_built,
             measured: HashSet::new(),
             looked: Instant::now(),
+            look_pause: LOOK_PAUSE,
         })
     }
 
@@ -135,7 +138,7 @@ impl Session {
         let all: Vec<_> = [self.collector.wake_fd(), self.table_built.as_fd()].into_iter().chain(others).collect();
         let urgent = all.iter().copied();
         // Programs map their libraries one by one: once is enough for all of them.
-        let rested = self.looked + LOOK_PAUSE;
+        let rested = self.looked + self.look_pause;
         if wait_until(urgent.clone(), rested.min(deadline))? || rested >= deadline {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use super::{
     error::WindowError,
     limits::{
         FRAMES_MAX, KEYS_MAX, KINDS_MAX, LABELS_TOTAL_MAX, MODULES_MAX, NODES_MAX, PROCESSES_MAX, SERIES_MAX,
-        STRING_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX, TABLE_FILL,
+        STRING_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX, TABLE_FILL, TABLES_MEMORY_BYTES_MAX,
     },
     tables::{
         FrameEntry, KeyEntry, KindEntry, ModuleEntry, NodeEntry, ProcessEntry, SeriesEntry, Tables, put_code,
@@ -184,6 +184,30 @@ impl Interner {
     pub(super) fn is_full(&self) -> bool {
         let (share, whole) = TABLE_FILL;
         self.fills().into_iter().any(|(_, length, max)| length > max / whole * share)
+            || self.memory_bytes() > TABLES_MEMORY_BYTES_MAX
+    }
+
+    /// Memory that the tables take, roughly.
+    fn memory_bytes(&self) -> usize {
+        /// Of an entry: its hash, its place in the index, and room to grow.
+        const INDEX_BYTES: usize = 32;
+        /// Of an entry that lies by itself: what the allocator adds.
+        const APART_BYTES: usize = 16;
+        fn table<T>(entries: &IndexSet<T>) -> usize {
+            entries.len() * (size_of::<T>() + INDEX_BYTES)
+        }
+        let apart = self.strings.len() + self.processes.len() + self.series.len();
+        self.string_bytes
+            + apart * APART_BYTES
+            + self.pairs * size_of::<(u32, u32)>()
+            + self.process_of.len() * (size_of::<(ProcessKey, u32)>() + INDEX_BYTES)
+            + table(&self.strings)
+            + table(&self.modules)
+            + table(&self.frames)
+            + table(&self.nodes)
+            + table(&self.processes)
+            + table(&self.keys)
+            + table(&self.series)
     }
 
     /// Writes the entries that were added since.

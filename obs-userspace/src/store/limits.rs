@@ -47,6 +47,9 @@ pub(super) const JOURNAL_BYTES_MAX: u64 = 32 << 20;
 /// A table that is fuller than this share of its bound makes the next window begin a new block.
 pub(super) const TABLE_FILL: (usize, usize) = (1, 2);
 
+/// Memory that the tables of the open journal may take, roughly: beyond it the next window begins a new block.
+pub(super) const TABLES_MEMORY_BYTES_MAX: usize = 5 << 20;
+
 /// Entries that are sorted at once when a journal is made into a block: what bounds its memory.
 pub(super) const CHUNK_ENTRIES: usize = 1 << 15;
 /// Most chunks of a block, over all sections.

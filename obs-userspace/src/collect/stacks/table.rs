@@ -9,7 +9,7 @@ const GENERATION_MAX: usize = 2 * obs_common::limits::STACKS_SENT_MAX as usize;
 
 /// Most bytes of a generation after a drain. Each short-lived process has its code at other addresses, and so stacks of its
 /// own, which never come again.
-const GENERATION_BYTES_MAX: usize = 4 << 20;
+const GENERATION_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of a stack besides its frames: the entry in the table, the counts of references, and what the allocator adds.
 const STACK_BYTES: usize = 96;

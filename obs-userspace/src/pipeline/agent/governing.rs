@@ -65,6 +65,7 @@ impl Governing {
 
     /// Judges. `runs` is how often the programs ran so far, and `measured` what the kernel counted of them while it was asked to.
     pub(super) fn judge(&mut self, runs: u64, measured: ProgramTime) -> Orders {
+        let runs_before = self.bpf.runs;
         let (user, bpf) = (cost::cpu_time(), self.bpf.look(runs, measured));
         let shares = self.meter.look(Instant::now(), user, bpf, self.cpus);
         let host::HostDistress { load_per_core, memory_pressure, memory_available } = host::read();
@@ -96,7 +97,7 @@ impl Governing {
         if let Some(bpf) = bpf {
             self.registry.counter(&CPU_TIME, &["bpf"]).raise_to(nanoseconds(bpf));
         }
-        self.registry.counter(&PROGRAM_RUNS, &["cpu", "cpu_sample"]).raise_to(runs);
+        self.registry.counter(&PROGRAM_RUNS, &["cpu", "cpu_sample"]).add(new_runs(runs_before, runs));
         self.orders()
     }
 
@@ -130,6 +131,11 @@ impl Governing {
         self.shared.no_processes.store(shed.contains(&Shed::ProcessResources), Ordering::Relaxed);
         Orders { shed, is_paused: self.governor.paused().is_some() }
     }
+}
+
+/// How many runs came on top. Programs that were loaded meanwhile count from 0.
+fn new_runs(before: u64, now: u64) -> u64 {
+    now.checked_sub(before).unwrap_or(now)
 }
 
 /// What the kernel counted of programs while it was asked to.
@@ -168,7 +174,7 @@ impl BpfCost {
             self.stats = RunTimeStats::enable().ok();
         }
         self.judgements = self.judgements.wrapping_add(1);
-        let new_runs = runs.saturating_sub(self.runs);
+        let new_runs = new_runs(self.runs, runs);
         self.runs = runs;
         self.total += new_runs as f64 * self.nanoseconds_a_run?;
         Some(Duration::from_nanos(self.total as u64))

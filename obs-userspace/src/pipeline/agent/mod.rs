@@ -32,7 +32,9 @@ use super::{
 use crate::{
     collect::CollectorSpec,
     config::agent::{self, AgentConfig, ConfigErrors, Loaded},
+    kernel::heap,
     telemetry::{
+        governor::Shed,
         log,
         self_metrics::{COLLECTOR_RUNNING, Registry, STARTED, Stage},
     },
@@ -104,6 +106,7 @@ pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErro
     let mut agent = Agent {
         governing: Governing::new(options::policy(&config.governor), registry.clone(), shared),
         sampler: Sampler::start(&config, &registry, &who),
+        is_sampler_shed: false,
         who,
         server,
         status,
@@ -125,8 +128,10 @@ struct Agent {
     stage: Stage,
     keeper: Keeper,
     governing: Governing,
-    /// `None` if this kernel does not let it run, or nobody wants it.
+    /// `None` if this kernel does not let it run, nobody wants it, or it is stopped for what it costs.
     sampler: Option<Sampler>,
+    /// Whether it was stopped for what it costs, or for the host's sake, and will be started again.
+    is_sampler_shed: bool,
     who: Who,
     server: Server,
     status: Arc<Mutex<AgentStatus>>,
@@ -164,7 +169,7 @@ impl Agent {
                 return Ok(());
             }
             if signals.reload_asked() {
-                self.reload(reload);
+                self.reload(reload, &mut window);
             }
             if drained.elapsed() >= DRAIN_EVERY {
                 drained = Instant::now();
@@ -179,7 +184,7 @@ impl Agent {
             }
             if judged.elapsed() >= self.config.governor.interval {
                 judged = Instant::now();
-                self.judge();
+                self.judge(&mut window);
             }
             if window.left().is_zero() {
                 if self.keeper.is_full() {
@@ -231,10 +236,10 @@ impl Agent {
         self.keeper.keep(measured);
     }
 
-    fn judge(&mut self) {
+    fn judge(&mut self, window: &mut Span) {
         let (runs, measured) = self.sampler.as_ref().map_or((0, ProgramTime::default()), Sampler::cost);
         let orders = self.governing.judge(runs, measured);
-        self.obey(&orders);
+        self.obey(&orders, window);
         self.report();
     }
 
@@ -247,7 +252,10 @@ impl Agent {
         self.health.set(STORE, store, &why);
         let (sampler, why) = match &self.sampler {
             Some(Sampler { frequency: Some(_), .. }) => (Health::Healthy, ""),
-            Some(_) => (Health::Degraded, "nothing is sampled: obs costs too much, or the host is in distress"),
+            Some(_) => (Health::Degraded, "it could not be started again; the log says why"),
+            None if self.is_sampler_shed => {
+                (Health::Degraded, "nothing is sampled: obs costs too much, or the host is in distress")
+            }
             None if !Sampler::wanted(&self.config) => (Health::Off, "it was not asked for"),
             None => (Health::Failed, "it cannot run here; the log says why, and `obs doctor` what is missing"),
         };
@@ -274,14 +282,38 @@ impl Agent {
         }
     }
 
-    fn obey(&mut self, orders: &Orders) {
-        let Some(sampler) = &mut self.sampler else { return };
-        sampler.obey(orders);
-        self.registry.gauge(&COLLECTOR_RUNNING, &[sampler.spec.name]).set_bool(sampler.frequency.is_some());
+    /// Does as much as it may. Where nothing is to be sampled, all that is needed for it goes: what it keeps in the kernel and here, and
+    /// the watching of processes, which on a host that starts thousands a second costs more than samples do.
+    fn obey(&mut self, orders: &Orders, window: &mut Span) {
+        let may_sample = !orders.is_paused && !orders.shed.contains(&Shed::Sampling);
+        match &mut self.sampler {
+            Some(sampler) if may_sample => sampler.obey(orders),
+            // What it measured so far has to be handed on before; if there is no room for it now, there is at the next judgement.
+            Some(_) if self.keeper.is_full() => {}
+            Some(_) => {
+                self.close(window);
+                *window = Span::begin(self.config.window);
+                self.sampler = None;
+                self.is_sampler_shed = true;
+                heap::give_back();
+            }
+            None if may_sample && self.is_sampler_shed => {
+                self.is_sampler_shed = false;
+                self.sampler = Sampler::start(&self.config, &self.registry, &self.who);
+                if let Some(sampler) = &mut self.sampler {
+                    sampler.obey(orders);
+                }
+            }
+            None => {}
+        }
+        if let Some(spec) = Sampler::spec() {
+            let is_running = self.sampler.as_ref().is_some_and(|sampler| sampler.frequency.is_some());
+            self.registry.gauge(&COLLECTOR_RUNNING, &[spec.name]).set_bool(is_running);
+        }
     }
 
     /// Takes over a changed configuration, or says why not.
-    fn reload(&mut self, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>) {
+    fn reload(&mut self, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>, window: &mut Span) {
         let loaded = match reload() {
             Ok(loaded) => loaded,
             Err(errors) => {
@@ -309,10 +341,12 @@ impl Agent {
                         sampler.session.identities = self.who.identities();
                     }
                     Some(_) => self.sampler = None,
-                    None if wanted => self.sampler = Sampler::start(&self.config, &self.registry, &self.who),
-                    None => {}
+                    None if !wanted => self.is_sampler_shed = false,
+                    // The governor starts it when it may run again.
+                    None if self.is_sampler_shed => {}
+                    None => self.sampler = Sampler::start(&self.config, &self.registry, &self.who),
                 }
-                self.obey(&self.governing.orders());
+                self.obey(&self.governing.orders(), window);
             }
             Err(refused) => {
                 tracing::error!("the changed configuration is refused and the old one kept: {refused}");

@@ -1,5 +1,7 @@
 //! The collector of stacks, as the agent runs it: started and stopped with the configuration, slowed down by the governor.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use super::{
     governing::{Orders, ProgramTime},
     options,
@@ -17,6 +19,10 @@ use crate::{
     },
 };
 
+/// How long at least from one look at what processes do to the next: on hosts that start a hundred a second, each look costs more than
+/// what there is to see. What ends sooner is known by the kernel's notices alone.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// The collector of stacks at work.
 pub(super) struct Sampler {
     pub(super) spec: &'static CollectorSpec,
@@ -27,6 +33,9 @@ pub(super) struct Sampler {
     pub(super) configured: Frequency,
     /// How often they are taken.
     pub(super) frequency: Option<Frequency>,
+    /// What was lost so far, by reason, as it was counted last.
+    lost: BTreeMap<String, u64>,
+    notices_lost: u64,
 }
 
 impl Sampler {
@@ -47,6 +56,7 @@ impl Sampler {
         let session = Session::start(spec, &settings).map(|mut session| {
             session.history = Some(History::default());
             session.identities = who.identities();
+            session.look_pause = LOOK_PAUSE;
             session
         });
         registry.gauge(&COLLECTOR_RUNNING, &[spec.name]).set_bool(session.is_ok());
@@ -71,7 +81,16 @@ impl Sampler {
         tracing::info!(collector = spec.name, hertz = settings.frequency.hertz(), "a collector runs");
         let builder = ProfileBuilder::new(options.clone());
         let frequency = settings.frequency;
-        Some(Self { spec, session, options, builder, configured: frequency, frequency: Some(frequency) })
+        Some(Self {
+            spec,
+            session,
+            options,
+            builder,
+            configured: frequency,
+            frequency: Some(frequency),
+            lost: BTreeMap::new(),
+            notices_lost: 0,
+        })
     }
 
     /// Takes out of the kernel what was measured.
@@ -85,9 +104,13 @@ impl Sampler {
             }
         })?;
         for (reason, count) in session.collector.sample_counts()?.lost {
-            registry.counter(&SAMPLES_LOST, &[self.spec.name, &reason]).raise_to(count);
+            // Its own counts begin anew whenever it is started again; the agent's go on.
+            let counter = registry.counter(&SAMPLES_LOST, &[self.spec.name, &reason]);
+            let before = self.lost.insert(reason, count).unwrap_or(0);
+            counter.add(count.saturating_sub(before));
         }
-        stage.dropped("notices-of-processes").raise_to(session.notices_lost);
+        stage.dropped("notices-of-processes").add(session.notices_lost - self.notices_lost);
+        self.notices_lost = session.notices_lost;
         Ok(())
     }
 
@@ -111,10 +134,8 @@ impl Sampler {
 
     /// Samples as often, and walks as much, as it may.
     pub(super) fn obey(&mut self, orders: &Orders) {
-        let Orders { shed, is_paused } = orders;
-        let hertz = sampling_hertz(self.configured.hertz(), shed).filter(|_| !is_paused);
-        let frequency = hertz.and_then(Frequency::new);
-        self.session.walk_snapshots(!shed.contains(&Shed::Snapshots));
+        let frequency = sampling_hertz(self.configured.hertz(), &orders.shed).and_then(Frequency::new);
+        self.session.walk_snapshots(!orders.shed.contains(&Shed::Snapshots));
         if frequency == self.frequency {
             return;
         }

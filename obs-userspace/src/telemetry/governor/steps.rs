@@ -79,7 +79,7 @@ pub const BUILT_IN: [Step; 6] = [
     step(Shed::Snapshots, 30, BOTH, "stacks of programs that have just started are cut"),
     step(Shed::SymbolDetails, 40, BOTH, "frames have functions, but no source lines and inlined functions"),
     step(Shed::ProcessResources, 50, BOTH, "resources are measured of the host, not of processes and containers"),
-    step(Shed::Sampling, 60, BOTH, "no profile is taken"),
+    step(Shed::Sampling, 60, BOTH, "no profile is taken, and processes are not watched"),
 ];
 
 /// The frequency of [`Shed::LowFrequency`], in hertz.
