@@ -36,8 +36,9 @@ pub const IMAGES_MAX: usize = 16_384;
 /// Most images of one process id that are remembered.
 const IMAGES_PER_PID_MAX: usize = 1_024;
 
-/// How long an image that ended unmeasured is kept, in nanoseconds: its measurement may still be on its way.
-const UNMEASURED_GRACE_NS: u64 = 10_000_000_000;
+/// How long an image that ended unmeasured is kept, in nanoseconds: its measurement may still be on its way, which takes
+/// milliseconds. On a host that starts thousands a second, each second of it takes megabytes.
+const UNMEASURED_GRACE_NS: u64 = 3_000_000_000;
 
 /// How many events lie between two searches for images to let go.
 const EVENTS_PER_SWEEP: u64 = 1_024;

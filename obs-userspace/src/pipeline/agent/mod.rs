@@ -57,8 +57,9 @@ const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
 const STORE: &str = "store";
 const SAMPLER: &str = "collector.cpu";
 
-/// How long processes that have ended are remembered: longer than any stack of theirs may wait for its names.
-const ENDED_KEPT: Duration = Duration::from_secs(30);
+/// How long before the end of a window a process must have ended to be forgotten with it: longer than stacks wait for being walked.
+/// What the window itself needs to know of its processes was handed on with it.
+const ENDED_KEPT: Duration = Duration::from_secs(5);
 
 /// Runs until a signal ends it. `reload` reads the configuration again.
 ///
