@@ -87,6 +87,7 @@ pub const WORKLOADS: &[Workload] = &[
     c("omit_fp", "omit_fp.c", NO_FRAME_POINTERS),
     c("omit_fp_static", "omit_fp.c", &["-fomit-frame-pointer", "-static"]),
     c("leaderless", "leaderless.c", NO_FRAME_POINTERS),
+    c("waits", "waits.c", &["-static", "-fomit-frame-pointer"]),
     c("recursion", "recursion.c", NO_FRAME_POINTERS),
     c("realign", "realign.c", &["-fomit-frame-pointer", "-mstackrealign"]),
     c("signal_altstack", "signal_altstack.c", NO_FRAME_POINTERS),

@@ -22,7 +22,9 @@ pub enum KernelCounter {
     LostFilterFull = 7,
     /// Measurements lost because the task could not be examined.
     LostNoTask = 8,
+    /// Waits of threads that could not be followed because the map of threads was full.
+    LostWaitsFull = 9,
 }
 
 /// Slots of the array `COUNTERS`.
-pub const KERNEL_COUNTERS: u32 = 9;
+pub const KERNEL_COUNTERS: u32 = 10;

@@ -12,3 +12,4 @@ pub mod limits;
 pub mod stack;
 pub mod unwind_map;
 pub mod unwind_row;
+pub mod wait;

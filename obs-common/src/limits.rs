@@ -31,6 +31,9 @@ pub const FILTER_ENTRIES_MAX: u32 = 8_192;
 /// Different (process, thread name, cgroup, user stack, kernel stack) keys counted between two drains.
 pub const STACK_COUNTS_MAX: u32 = 16_384;
 
+/// Threads whose waits are followed at a time.
+pub const WAITS_MAX: u32 = 32_768;
+
 /// Stacks that the kernel side remembers having sent, so that each is sent once.
 pub const STACKS_SENT_MAX: u32 = 32_768;
 

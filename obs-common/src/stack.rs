@@ -134,6 +134,11 @@ pub struct StackKey {
     pub tgid: u32,
     /// How often the process has called `exec`: addresses of two images never mix.
     pub exec_id: u32,
+    /// For collectors of waits, what was waited for: a [`crate::wait::WaitState`], and possibly
+    /// [`crate::wait::WAIT_IS_SHORT`]. Otherwise 0.
+    pub state: u32,
+    /// Always 0: nothing may be left undefined in a key.
+    pub reserved: u32,
     /// The thread's name, NUL-padded.
     pub comm: [u8; COMM_BYTES],
 }

@@ -20,6 +20,8 @@ pub mod registers;
 pub mod ring;
 mod snapshot;
 pub mod stack;
+mod system_call;
 pub mod task;
 pub mod unwind;
 mod verifier;
+pub mod wait;

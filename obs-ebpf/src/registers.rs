@@ -27,6 +27,10 @@ pub struct Registers(*const u64);
 #[cfg(bpf_target_arch = "x86_64")]
 mod layout {
     pub(super) const PT_REGS_WORDS: usize = 21;
+    /// `orig_ax`: the system call's number, -1 outside of one.
+    pub(super) const SYSTEM_CALL: usize = 15;
+    pub(super) const FIRST_ARGUMENT: usize = 14;
+    pub(super) const KEPT_WORDS: usize = PT_REGS_WORDS;
     pub(super) const FP: usize = 4;
     pub(super) const IP: usize = 16;
     pub(super) const CS: usize = 17;
@@ -37,10 +41,15 @@ mod layout {
     pub(super) const GENERAL_COUNT: u8 = 16;
 }
 
-/// `struct user_pt_regs`, in words.
+/// `struct user_pt_regs`, in words, and what the kernel keeps behind it.
 #[cfg(bpf_target_arch = "aarch64")]
 mod layout {
     pub(super) const PT_REGS_WORDS: usize = 34;
+    /// `orig_x0`.
+    pub(super) const FIRST_ARGUMENT: usize = 34;
+    /// `syscallno`, in the low half: -1 outside of a system call.
+    pub(super) const SYSTEM_CALL: usize = 35;
+    pub(super) const KEPT_WORDS: usize = 36;
     pub(super) const FP: usize = 29;
     pub(super) const LR: usize = 30;
     pub(super) const SP: usize = 31;
@@ -77,7 +86,7 @@ impl Registers {
         // SAFETY: the task is the verifier's; the slice is the part of this CPU's scratch space that is filled.
         unsafe {
             let source = bpf_task_pt_regs(task.as_ptr()) as *const u8;
-            let target = core::slice::from_raw_parts_mut(words.cast::<u8>(), layout::PT_REGS_WORDS * 8);
+            let target = core::slice::from_raw_parts_mut(words.cast::<u8>(), layout::KEPT_WORDS * 8);
             bpf_probe_read_kernel_buf(source, target).ok()?;
         }
         let registers = Self(words.cast::<u64>());
@@ -145,6 +154,21 @@ impl Registers {
         return 0;
         #[cfg(bpf_target_arch = "aarch64")]
         return self.word(layout::LR);
+    }
+
+    /// The number of the system call that the task is in; `None` if it came into the kernel otherwise.
+    #[inline(always)]
+    #[must_use]
+    pub fn system_call(self) -> Option<u32> {
+        let number = self.word(layout::SYSTEM_CALL) as u32;
+        (number != u32::MAX).then_some(number)
+    }
+
+    /// The first argument of the system call.
+    #[inline(always)]
+    #[must_use]
+    pub fn first_argument(self) -> u64 {
+        self.word(layout::FIRST_ARGUMENT)
     }
 
     /// A general register by its DWARF number.

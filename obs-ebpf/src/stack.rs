@@ -3,7 +3,7 @@
 //! **Boundary:** collectors see stack ids only. How frames are found is this module's business alone.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_stack,
+    helpers::generated::{bpf_get_stack, bpf_get_task_stack},
     macros::map,
     maps::{LruHashMap, PerCpuArray},
 };
@@ -46,6 +46,25 @@ pub unsafe fn kernel(context: *mut c_void) -> u64 {
         let frames = (&raw mut (*record).frames).cast::<c_void>();
         bpf_get_stack(context, frames, (KERNEL_FRAMES_MAX * 8) as u32, 0)
     };
+    publish_kernel(record, bytes)
+}
+
+/// The kernel stack of a task that does not run.
+#[inline(always)]
+#[must_use]
+pub fn kernel_of(task: Task) -> u64 {
+    let Some(record) = STACK_SCRATCH.get_ptr_mut(0) else { return LOST_STACK };
+    // SAFETY: the record is this CPU's; the helper writes at most the given number of bytes.
+    let bytes = unsafe {
+        let frames = (&raw mut (*record).frames).cast::<c_void>();
+        bpf_get_task_stack(task.as_ptr(), frames, (KERNEL_FRAMES_MAX * 8) as u32, 0)
+    };
+    publish_kernel(record, bytes)
+}
+
+/// Publishes the kernel stack in a record, of which a helper says how many bytes it has.
+#[inline(always)]
+fn publish_kernel(record: *mut StackRecord<USER_FRAMES_MAX>, bytes: i64) -> u64 {
     let (frames_count, end) =
         if bytes > 0 { (bytes as u64 / 8, StackEnd::Complete) } else { (0, StackEnd::WalkFailed) };
     let mut sum = HASH_SEED;
@@ -59,16 +78,26 @@ pub unsafe fn kernel(context: *mut c_void) -> u64 {
     publish(record, sum, frames_count, end)
 }
 
-/// The user stack of a task, which must have one: the current task, or one that sleeps.
+/// The user stack of the current task, which must have one.
 #[inline(always)]
 #[must_use]
 pub fn user(task: Task, image: &ImageKey) -> u64 {
+    match Registers::of(task) {
+        Some(registers) => user_from(task, image, registers),
+        None => {
+            let Some(record) = STACK_SCRATCH.get_ptr_mut(0) else { return LOST_STACK };
+            publish(record, HASH_SEED, 0, StackEnd::NoRegisters)
+        }
+    }
+}
+
+/// The user stack of the current task, from its registers.
+#[inline(always)]
+#[must_use]
+pub fn user_from(task: Task, image: &ImageKey, registers: Registers) -> u64 {
     let Some(record) = STACK_SCRATCH.get_ptr_mut(0) else { return LOST_STACK };
     // SAFETY: the record is this CPU's.
     let frames = unsafe { &raw mut (*record).frames };
-    let Some(registers) = Registers::of(task) else {
-        return publish(record, HASH_SEED, 0, StackEnd::NoRegisters);
-    };
     let Walked { frames_count, end, is_unsupplied, sum } = unwind::walk(task, image, registers, frames);
     if is_unsupplied && let Some(id) = snapshot::send(task, image, registers, end) {
         return id;

@@ -28,9 +28,49 @@ static OFFSET_TASK_REAL_PARENT: Global<u32> = Global::new(0);
 static OFFSET_TASK_SIGNAL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_SIGNAL_LIVE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_TASK_STATE: Global<u32> = Global::new(0);
+/// The byte of the bit field `in_iowait`.
+#[unsafe(no_mangle)]
+static OFFSET_TASK_IN_IOWAIT: Global<u32> = Global::new(0);
+/// Its bit in that byte.
+#[unsafe(no_mangle)]
+static MASK_TASK_IN_IOWAIT: Global<u32> = Global::new(0);
+/// [`ABSENT`] in kernels without groups of tasks.
+#[unsafe(no_mangle)]
+static OFFSET_TASK_CFS_RQ: Global<u32> = Global::new(ABSENT);
+/// [`ABSENT`] in kernels without quotas of CPU time.
+#[unsafe(no_mangle)]
+static OFFSET_CFS_RQ_THROTTLE_COUNT: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static OFFSET_TASK_FILES: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_FILES_FDT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_FDTABLE_MAX_FDS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_FDTABLE_FD: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_FILE_INODE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_INODE_MODE: Global<u32> = Global::new(0);
+
+/// The offset of a field that this kernel does not have.
+const ABSENT: u32 = u32::MAX;
 
 /// `PF_KTHREAD`: the task is a thread of the kernel's own and has no user stack.
 const FLAG_KERNEL_THREAD: u32 = 0x0020_0000;
+
+// States of linux/sched.h.
+const TASK_INTERRUPTIBLE: u32 = 0x1;
+const TASK_DEAD: u32 = 0x80;
+const TASK_WAKING: u32 = 0x200;
+/// Of `TASK_IDLE`: it is interrupted by no signal, but only because it never has one.
+const TASK_NOLOAD: u32 = 0x400;
+
+/// `S_IFMT` and `S_IFSOCK` of linux/stat.h.
+const MODE_KIND: u16 = 0o170_000;
+const MODE_SOCKET: u16 = 0o140_000;
 
 /// A `task_struct` that the verifier knows as such.
 #[derive(Clone, Copy)]
@@ -118,6 +158,84 @@ impl Task {
         Self(self.leader().field::<*const task_struct>(&OFFSET_TASK_REAL_PARENT)).image()
     }
 
+    /// `__state`: why it does not run, or 0.
+    #[inline(always)]
+    fn state(self) -> u32 {
+        self.field(&OFFSET_TASK_STATE)
+    }
+
+    /// Whether it could run.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_runnable(self) -> bool {
+        self.state() == 0
+    }
+
+    /// Whether it is over, and never runs again.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_dead(self) -> bool {
+        self.state() & TASK_DEAD != 0
+    }
+
+    /// Whether it is woken just now.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_being_woken(self) -> bool {
+        self.state() & TASK_WAKING != 0
+    }
+
+    /// Whether it waits so that nobody need worry: a signal would wake it, or it counts as idle. Who is being woken already cannot
+    /// be asked any more.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_interruptible(self) -> bool {
+        self.state() & (TASK_INTERRUPTIBLE | TASK_NOLOAD | TASK_WAKING) != 0
+    }
+
+    /// Whether it waits for a block device.
+    #[inline(always)]
+    #[must_use]
+    pub fn waits_for_io(self) -> bool {
+        let address = self.0.cast::<u8>().wrapping_add(OFFSET_TASK_IN_IOWAIT.load() as usize);
+        // A helper: the verifier knows no byte there, but bit fields.
+        // SAFETY: the helper checks the address itself.
+        let byte = unsafe { bpf_probe_read_kernel(address) }.unwrap_or(0);
+        u32::from(byte) & MASK_TASK_IN_IOWAIT.load() != 0
+    }
+
+    /// Whether its cgroup, or one above, has used up its quota of CPU time.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_throttled(self) -> bool {
+        if OFFSET_TASK_CFS_RQ.load() == ABSENT || OFFSET_CFS_RQ_THROTTLE_COUNT.load() == ABSENT {
+            return false;
+        }
+        let queue: *const u8 = self.field(&OFFSET_TASK_CFS_RQ);
+        read_at::<i32>(queue, &OFFSET_CFS_RQ_THROTTLE_COUNT).is_some_and(|count| count > 0)
+    }
+
+    /// Whether a file descriptor is a socket's.
+    #[inline(always)]
+    #[must_use]
+    pub fn descriptor_is_socket(self, descriptor: u64) -> bool {
+        self.mode_of_descriptor(descriptor).is_some_and(|mode| mode & MODE_KIND == MODE_SOCKET)
+    }
+
+    #[inline(always)]
+    fn mode_of_descriptor(self, descriptor: u64) -> Option<u16> {
+        let files: *const u8 = self.field(&OFFSET_TASK_FILES);
+        let table: *const u8 = read_at(files, &OFFSET_FILES_FDT)?;
+        if descriptor >= u64::from(read_at::<u32>(table, &OFFSET_FDTABLE_MAX_FDS)?) {
+            return None;
+        }
+        let descriptors: *const *const u8 = read_at(table, &OFFSET_FDTABLE_FD)?;
+        // SAFETY: the helper checks the address itself.
+        let file = unsafe { bpf_probe_read_kernel(descriptors.wrapping_add(descriptor as usize)) }.ok()?;
+        let inode: *const u8 = read_at(file, &OFFSET_FILE_INODE)?;
+        read_at(inode, &OFFSET_INODE_MODE)
+    }
+
     /// The task, for helpers.
     #[inline(always)]
     #[must_use]
@@ -130,8 +248,14 @@ impl Task {
     #[must_use]
     pub fn process_is_over(self) -> bool {
         let signal: *const u8 = self.field(&OFFSET_TASK_SIGNAL);
-        let live = signal.wrapping_add(OFFSET_SIGNAL_LIVE.load() as usize);
-        // SAFETY: the helper checks the address itself.
-        matches!(unsafe { bpf_probe_read_kernel(live.cast::<u32>()) }, Ok(0))
+        read_at::<u32>(signal, &OFFSET_SIGNAL_LIVE) == Some(0)
     }
+}
+
+/// Reads a field of a structure of the kernel's.
+#[inline(always)]
+fn read_at<T>(structure: *const u8, offset: &Global<u32>) -> Option<T> {
+    let address = structure.wrapping_add(offset.load() as usize);
+    // SAFETY: the helper checks the address itself.
+    unsafe { bpf_probe_read_kernel(address.cast::<T>()) }.ok()
 }

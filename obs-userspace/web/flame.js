@@ -31,6 +31,7 @@ function colour(kind, name, isDark) {
     case KIND.kernel: return `hsl(${212 + 20 * shade} 60% ${light + 8 * shade}%)`;
     case KIND.kernelInlined: return `hsl(${190 + 15 * shade} 50% ${light + 2 + 8 * shade}%)`;
     case KIND.process: return `hsl(260 8% ${light - 4 + 10 * shade}%)`;
+    case KIND.wait: return `hsl(${300 + 30 * shade} 35% ${light + 4 * shade}%)`;
     case KIND.cut: return `hsl(350 45% ${light}%)`;
     default: return `hsl(0 0% ${light + 4}%)`;
   }

@@ -1,7 +1,7 @@
 // The tree of a flame graph: where its nodes lie. Pure, without a page.
 
 /** Kinds, as the agent numbers them. */
-export const KIND = { process: 0, user: 1, userInlined: 2, jit: 3, kernel: 4, kernelInlined: 5, cut: 6, other: 7 };
+export const KIND = { process: 0, user: 1, userInlined: 2, jit: 3, kernel: 4, kernelInlined: 5, cut: 6, other: 7, wait: 8 };
 
 export class Tree {
   /** From the agent's flat arrays: nodes in drawing order, each with its depth. Row 0 is everything, processes are row 1. */

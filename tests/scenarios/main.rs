@@ -10,6 +10,7 @@ mod harness;
 mod kernel_objects;
 mod lifecycle;
 mod misuse;
+mod offcpu;
 mod read;
 mod stacks;
 mod stats;
@@ -23,6 +24,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// Every scenario, by theme.
 const THEMES: &[&[Scenario]] = &[
     totals::SCENARIOS,
+    offcpu::SCENARIOS,
     formats::SCENARIOS,
     filters::SCENARIOS,
     misuse::SCENARIOS,

@@ -54,6 +54,8 @@ pub fn cpu_sample(context: PerfEventContext) -> u32 {
         kernel_stack,
         tgid: image.tgid,
         exec_id: image.exec_id,
+        state: 0,
+        reserved: 0,
         comm: bpf_get_current_comm().unwrap_or([0; COMM_BYTES]),
     };
     counts::add(&key, period);

@@ -58,6 +58,7 @@ fn frame(row: &Value) -> Frame {
         Some("jit") => FrameKind::Jit,
         Some("kernel") => FrameKind::Kernel,
         Some("kernel-inlined") => FrameKind::KernelInlined,
+        Some("wait") => FrameKind::Wait,
         _ => FrameKind::User,
     };
     let address = row["address"].as_str().and_then(|text| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok());

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 
 use super::{Failure, output::Output, progress::Progress, summary};
 use crate::{
-    collect::{self, COLLECTORS, Settings, UNWIND_BYTES_DEFAULT},
+    collect::{self, COLLECTORS, Settings, UNWIND_BYTES_DEFAULT, WAIT_THRESHOLD_DEFAULT},
     config::{
         duration,
         filter::Filter,
@@ -30,6 +30,7 @@ Examples:
   obs record cpu -d 30s -p 1234 -o server.pb.gz     one process and the children that it starts, for go tool pprof
   obs record cpu -o build.svg -- make -j4           a command and its children, from the first instruction to the last
   obs record cpu -d 10s --comm postgres             everything named postgres, as folded stacks on standard output
+  obs record offcpu -d 10s -p 1234 -o waits.svg     where a process's threads wait, and what for
   obs record cpu -d 10s --cgroup /sys/fs/cgroup/system.slice -o slice.speedscope.json";
 
 /// Arguments of `obs record`.
@@ -61,6 +62,9 @@ pub(super) struct RecordArgs {
 
     #[arg(short = 'F', long, value_name = "HERTZ", help = format!("Samples per second and CPU [default: {}]", Frequency::default()))]
     frequency: Option<Frequency>,
+    /// How long a wait must be to have a stack (offcpu); shorter ones are counted without [default: 1ms]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    threshold: Option<Duration>,
     #[arg(long, value_name = "EVENT", help = format!("What triggers samples: cpu-clock works everywhere, cycles needs hardware counters [default: {}]", SamplingEvent::default()))]
     event: Option<SamplingEvent>,
     /// How long to record, e.g. 10s or 5m; without it, until Ctrl-C or until the command exits
@@ -136,6 +140,9 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
             format!("{} counts every event and does not sample: leave out --frequency and --event", spec.name);
         return Err(Failure::Usage(message));
     }
+    if spec.samples && args.threshold.is_some() {
+        return Err(Failure::Usage(format!("{} samples and has no threshold: leave out --threshold", spec.name)));
+    }
     let nothing_chosen =
         args.pids.is_empty() && args.tids.is_empty() && args.comms.is_empty() && args.cgroups.is_empty();
     let settings = Settings {
@@ -153,6 +160,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         frequency: args.frequency.unwrap_or_default(),
         bpf_log: args.bpf_log,
         unwind_bytes: UNWIND_BYTES_DEFAULT,
+        wait_threshold: args.threshold.unwrap_or(WAIT_THRESHOLD_DEFAULT),
     };
     // Before anything is measured: a recording that cannot be kept is not worth making.
     let output = Output::open(&args.output)?;

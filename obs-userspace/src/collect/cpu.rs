@@ -2,14 +2,10 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, load, stacks::StackReader};
+use super::{Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, follow, load, stacks::StackReader};
 use crate::{
-    config::{
-        filter::Filter,
-        sampling::{Frequency, SamplingEvent},
-    },
+    config::sampling::{Frequency, SamplingEvent},
     kernel::{
-        attach::KernelTypes,
         features::Feature,
         load::{KernelError, Object},
         read::{ProgramLog, ProgramStats},
@@ -68,16 +64,7 @@ fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
     let mut object = load(&SPEC, settings)?;
     let stacks = StackReader::take(&mut object)?;
     let log = settings.bpf_log.then(|| ProgramLog::take(&mut object)).transpose()?;
-    // Before the first sample: else a child that is forked in between would be missed.
-    let Filter { pids, pids_at_exec, follow_children, .. } = &settings.filter;
-    if !pids_at_exec.is_empty() || (*follow_children && !pids.is_empty()) {
-        let types = KernelTypes::read()?;
-        if *follow_children {
-            object.attach_btf_tracepoint("cpu_fork", "sched_process_fork", &types)?;
-        }
-        object.attach_btf_tracepoint("cpu_exec", "sched_process_exec", &types)?;
-        object.attach_btf_tracepoint("cpu_exit", "sched_process_exit", &types)?;
-    }
+    follow(&mut object, settings, ["cpu_fork", "cpu_exec", "cpu_exit"])?;
     object.attach_sampling(SAMPLER, settings.event, settings.frequency)?;
     Ok(Box::new(Cpu { object, stacks, event: settings.event, frequency: Some(settings.frequency), log }))
 }

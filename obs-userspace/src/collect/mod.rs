@@ -4,10 +4,11 @@
 //! documentation table and the test that loads everything iterate over it.
 
 pub mod cpu;
+pub mod offcpu;
 pub mod resources;
 mod stacks;
 
-use std::os::fd::BorrowedFd;
+use std::{os::fd::BorrowedFd, time::Duration};
 
 pub(crate) use self::stacks::user_stack;
 
@@ -17,6 +18,7 @@ use crate::{
         sampling::{Frequency, SamplingEvent},
     },
     kernel::{
+        attach::KernelTypes,
         features::Feature,
         load::{KernelError, LoadOptions, Object},
         read::ProgramStats,
@@ -37,7 +39,7 @@ mod objects {
 }
 
 /// Every collector.
-pub static COLLECTORS: &[CollectorSpec] = &[cpu::SPEC];
+pub static COLLECTORS: &[CollectorSpec] = &[cpu::SPEC, offcpu::SPEC];
 
 /// The collector of a name.
 #[must_use]
@@ -60,7 +62,8 @@ pub struct CollectorSpec {
     pub features: &'static [Feature],
     /// What it hands on.
     pub outputs: &'static [Output],
-    /// Whether it samples: whether [`Settings::event`] and [`Settings::frequency`] mean something to it.
+    /// Whether it samples: whether [`Settings::event`] and [`Settings::frequency`] mean something to it. Otherwise it measures
+    /// waits, and [`Settings::wait_threshold`] does.
     pub samples: bool,
     /// Loads, attaches and starts it.
     pub start: fn(&Settings) -> Result<Box<dyn Collector>, KernelError>,
@@ -110,10 +113,15 @@ pub struct Settings {
     pub bpf_log: bool,
     /// Memory in the kernel for unwind tables, in bytes, for collectors that take stacks.
     pub unwind_bytes: u32,
+    /// How long a wait must be to have a stack, for collectors of waits.
+    pub wait_threshold: Duration,
 }
 
 /// Enough for the largest library that is common (LLVM: 5 MB) and some hundred of the usual size.
 pub const UNWIND_BYTES_DEFAULT: u32 = 16 << 20;
+
+/// Long enough that a stack costs little beside the wait itself.
+pub const WAIT_THRESHOLD_DEFAULT: Duration = Duration::from_millis(1);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -123,6 +131,7 @@ impl Default for Settings {
             frequency: Frequency::default(),
             bpf_log: false,
             unwind_bytes: UNWIND_BYTES_DEFAULT,
+            wait_threshold: WAIT_THRESHOLD_DEFAULT,
         }
     }
 }
@@ -195,8 +204,29 @@ fn load(spec: &CollectorSpec, settings: &Settings) -> Result<Object, KernelError
     crate::kernel::load::load(
         spec.object,
         bytes,
-        &LoadOptions { filter: &settings.filter, log: settings.bpf_log, unwind_bytes: settings.unwind_bytes },
+        &LoadOptions {
+            filter: &settings.filter,
+            log: settings.bpf_log,
+            unwind_bytes: settings.unwind_bytes,
+            wait_threshold: settings.wait_threshold,
+        },
     )
+}
+
+/// Attaches the three programs by which the kernel side follows chosen processes when they fork, execute a program and end, if
+/// that is asked for. Before anything is measured: else a child that is forked in between would be missed.
+fn follow(object: &mut Object, settings: &Settings, [fork, exec, exit]: [&'static str; 3]) -> Result<(), KernelError> {
+    let Filter { pids, pids_at_exec, follow_children, .. } = &settings.filter;
+    let has_children = *follow_children && !pids.is_empty();
+    if pids_at_exec.is_empty() && !has_children {
+        return Ok(());
+    }
+    let types = KernelTypes::read()?;
+    if *follow_children {
+        object.attach_btf_tracepoint(fork, "sched_process_fork", &types)?;
+    }
+    object.attach_btf_tracepoint(exec, "sched_process_exec", &types)?;
+    object.attach_btf_tracepoint(exit, "sched_process_exit", &types)
 }
 
 #[cfg(test)]

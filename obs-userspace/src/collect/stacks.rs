@@ -15,7 +15,7 @@ use obs_common::{
 
 pub(crate) use self::decode::user_stack;
 use self::{
-    decode::{Decoded, decode, text},
+    decode::{Decoded, decode, text, wait},
     table::{StackTable, WalkedStacks},
 };
 use super::Polled;
@@ -133,6 +133,7 @@ impl StackReader {
             cgroup_id: key.cgroup_id,
             user: stack(key.user_stack),
             kernel: stack(key.kernel_stack),
+            wait: wait(key.state),
             count: value.count,
             weight: value.weight,
         }
@@ -145,6 +146,7 @@ impl StackReader {
         let losses = [
             ("map of counts full", of(KernelCounter::LostCountsFull)),
             ("task could not be examined", of(KernelCounter::LostNoTask)),
+            ("map of waiting threads full", of(KernelCounter::LostWaitsFull)),
             ("children not followed: filter full", of(KernelCounter::LostFilterFull)),
         ];
         Ok(SampleCounts {

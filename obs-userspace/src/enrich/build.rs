@@ -16,10 +16,14 @@ use crate::model::{
     record::StackSample,
     stack::{Stack, StackEnd, StackFrame},
     summary::{CutSummary, FrameCounts, ProcessSummary, StackCounts},
+    wait::Wait,
 };
 
 /// Most different (process, thread name, stack) that a profile is made of; samples beyond are counted as dropped.
 pub const PROFILE_STACKS_MAX: usize = 1_000_000;
+
+/// The frame that stands for the stacks that short waits do not have.
+const SHORT_WAITS: &str = "[short waits]";
 
 /// Functions in which threads begin, by their whole names.
 const FIRST_FUNCTIONS: &[&str] = &[
@@ -106,6 +110,7 @@ struct Group {
     thread_name: Arc<str>,
     user: Option<Arc<Stack>>,
     kernel: Option<Arc<Stack>>,
+    wait: Option<Wait>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,12 +140,13 @@ impl ProfileBuilder {
     /// Takes in a sample. Its addresses are looked up in the ledger at once, so that what can only be learnt from a live
     /// process is learnt while it lives; their names are found at the end.
     pub fn add(&mut self, ledger: &mut Ledger, sample: &StackSample) {
-        let StackSample { process, thread_name, cgroup_id: _, user, kernel, count, weight } = sample;
+        let StackSample { process, thread_name, cgroup_id: _, user, kernel, wait, count, weight } = sample;
         let group = Group {
             process: *process,
             thread_name: Arc::clone(thread_name),
             user: user.clone(),
             kernel: kernel.clone(),
+            wait: *wait,
         };
         if let Some(total) = self.groups.get_mut(&group) {
             total.count = total.count.saturating_add(*count);
@@ -183,7 +189,13 @@ impl Gathered {
             let addresses = |stack: &Option<Arc<Stack>>| {
                 stack.as_ref().map(|stack| stack.frames.iter().map(|frame| frame.address).collect::<Vec<u64>>())
             };
-            (group.process, Arc::clone(&group.thread_name), addresses(&group.user), addresses(&group.kernel))
+            (
+                group.process,
+                Arc::clone(&group.thread_name),
+                addresses(&group.user),
+                addresses(&group.kernel),
+                group.wait,
+            )
         });
         let names = Addresses::resolve(&groups, &places, symbolizer);
         let mut tables = Tables { detail: Some(options.detail), ..Tables::default() };
@@ -194,6 +206,9 @@ impl Gathered {
         let mut taken = 0_u64;
         for (group, total) in &groups {
             let mut stack = Vec::new();
+            if let Some(wait) = group.wait {
+                stack.extend(tables.wait(wait));
+            }
             for frame in group.kernel.iter().flat_map(|stack| &stack.frames) {
                 tables.expand(names.kernel(frame), &mut stack);
             }
@@ -478,12 +493,23 @@ impl Tables {
         }
     }
 
+    /// The frames that stand for what was waited for, innermost first.
+    fn wait(&mut self, wait: Wait) -> impl Iterator<Item = u32> {
+        let mut frame = |text: &str| {
+            let function = Some(Arc::from(text));
+            self.frames.intern(Frame { function, kind: FrameKind::Wait, module: None, address: 0, source: None })
+        };
+        let state = frame(wait.state.frame());
+        std::iter::once(state).chain(wait.is_short.then(|| frame(SHORT_WAITS)))
+    }
+
     fn counts(&self) -> FrameCounts {
         let mut counts = FrameCounts::default();
         for reason in self.unnamed.values() {
             *counts.unsymbolized.entry(reason.phrase().to_owned()).or_default() += 1;
         }
-        counts.symbolized = (self.frames.items.len() - self.unnamed.len()) as u64;
+        let code = self.frames.items.iter().filter(|frame| frame.kind != FrameKind::Wait).count();
+        counts.symbolized = (code - self.unnamed.len()) as u64;
         counts
     }
 }

@@ -37,6 +37,7 @@ pub(super) enum Role {
     Inlined,
     Jit,
     Kernel,
+    Wait,
     Process,
     Cut,
 }
@@ -154,6 +155,7 @@ fn role(frame: &Frame) -> Role {
         FrameKind::UserInlined | FrameKind::KernelInlined => Role::Inlined,
         FrameKind::Jit => Role::Jit,
         FrameKind::Kernel => Role::Kernel,
+        FrameKind::Wait => Role::Wait,
     }
 }
 

@@ -214,6 +214,7 @@ fn color(role: Role, name: &str) -> Color {
         Role::Inlined => Color { r: vary(60, 60), g: vary(170, 50), b: vary(170, 50) },
         Role::Jit => Color { r: vary(60, 70), g: vary(190, 50), b: vary(60, 60) },
         Role::Kernel => Color { r: vary(225, 25), g: vary(145, 55), b: vary(0, 40) },
+        Role::Wait => Color { r: vary(150, 40), g: vary(120, 40), b: vary(200, 40) },
         Role::Process | Role::Cut => {
             let grey = vary(190, 30);
             Color { r: grey, g: grey, b: grey }

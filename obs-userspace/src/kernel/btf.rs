@@ -78,6 +78,15 @@ pub struct Field {
     pub size_bytes: u32,
 }
 
+/// Where a field of a single bit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bit {
+    /// Bytes from the start of the structure to the byte that holds it.
+    pub offset_bytes: u32,
+    /// The bit in that byte.
+    pub mask: u8,
+}
+
 /// The kinds of type that are looked up by name.
 #[derive(Clone, Copy)]
 enum Named {
@@ -253,6 +262,22 @@ impl Btf {
         self.field(structure, path).map(|field| field.offset_bytes)
     }
 
+    /// Where a bit field is that is one bit wide.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Btf::field`]; [`BtfError::NoField`] if the field is no such bit.
+    pub fn bit(&self, structure: &str, path: &str) -> Result<Bit, BtfError> {
+        self.agreed(structure, path, |type_id| {
+            let place = self.place_of(type_id, structure, path)?;
+            if place.width_bits != 1 {
+                return Err(BtfError::NoField { structure: structure.to_owned(), field: path.to_owned() });
+            }
+            // Bits are counted from the lowest one of the lowest byte: obs runs on little-endian machines only.
+            Ok(Bit { offset_bytes: self.bytes_of(type_id, place.offset_bits)?, mask: 1 << (place.offset_bits % 8) })
+        })
+    }
+
     /// The offsets of several (structure, path) pairs, in the order asked for.
     ///
     /// # Errors
@@ -335,12 +360,23 @@ impl Btf {
     }
 
     fn field_of(&self, type_id: u32, structure: &str, path: &str) -> Result<Field, BtfError> {
+        let Step { offset_bits, width_bits, type_id: holder } = self.place_of(type_id, structure, path)?;
+        if width_bits != 0 || !offset_bits.is_multiple_of(8) || self.is_partial_integer(holder)? {
+            return Err(BtfError::BitField { structure: structure.to_owned(), field: path.to_owned() });
+        }
+        Ok(Field { offset_bytes: self.bytes_of(type_id, offset_bits)?, size_bytes: self.size_of_type(holder)? })
+    }
+
+    fn bytes_of(&self, type_id: u32, offset_bits: u64) -> Result<u32, BtfError> {
+        u32::try_from(offset_bits / 8).map_err(|_| self.malformed(type_id, "a field lies beyond 4 GiB"))
+    }
+
+    /// Where a path leads to, in bits from the start of the structure.
+    fn place_of(&self, type_id: u32, structure: &str, path: &str) -> Result<Step, BtfError> {
         let names = || (structure.to_owned(), path.to_owned());
-        let mut holder = type_id;
-        let mut offset_bits = 0_u64;
-        let mut last = None;
+        let mut place = Step { offset_bits: 0, width_bits: 0, type_id };
         for name in path.split('.') {
-            let (bare, found) = self.strip(holder)?;
+            let (bare, found) = self.strip(place.type_id)?;
             if !Named::Composite.has(found.kind) {
                 let (structure, field) = names();
                 return Err(BtfError::NotByValue { structure, field, found: kind_in_words(found.kind) });
@@ -350,21 +386,9 @@ impl Btf {
                 let (structure, field) = names();
                 BtfError::NoField { structure, field }
             })?;
-            offset_bits += step.offset_bits;
-            holder = step.type_id;
-            last = Some(step);
+            place = Step { offset_bits: place.offset_bits + step.offset_bits, ..step };
         }
-        let no_bytes = || {
-            let (structure, field) = names();
-            BtfError::BitField { structure, field }
-        };
-        let width_bits = last.map_or(0, |step| step.width_bits);
-        if width_bits != 0 || !offset_bits.is_multiple_of(8) || self.is_partial_integer(holder)? {
-            return Err(no_bytes());
-        }
-        let offset_bytes = u32::try_from(offset_bits / 8);
-        let offset_bytes = offset_bytes.map_err(|_| self.malformed(type_id, "a field lies beyond 4 GiB"))?;
-        Ok(Field { offset_bytes, size_bytes: self.size_of_type(holder)? })
+        Ok(place)
     }
 
     /// The member of that name, also inside anonymous members.

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
@@ -23,7 +24,7 @@ use super::{
     attach::Attached,
     btf::{self, Btf, BtfError},
     heap,
-    offsets::OFFSETS,
+    offsets::{BITS, BitPlace, OFFSETS, OPTIONAL_OFFSETS, Offset},
 };
 use crate::config::filter::Filter;
 
@@ -170,6 +171,8 @@ pub struct LoadOptions<'a> {
     pub log: bool,
     /// Memory for unwind tables, in bytes.
     pub unwind_bytes: u32,
+    /// Waits of this length and more have stacks.
+    pub wait_threshold: Duration,
 }
 
 /// A BPF object whose maps are in the kernel. Its programs are loaded when they are attached; dropping it removes all.
@@ -190,15 +193,17 @@ impl std::fmt::Debug for Object {
 /// # Errors
 /// See [`KernelError`].
 pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Result<Object, KernelError> {
-    let offsets = read_offsets()?;
+    let constants = layout()?;
     let flags = filter_flags(options.filter);
     let own_pid = std::process::id();
     let log_level = if options.log { u8::MAX } else { 0 };
 
     let mut loader = EbpfLoader::new();
-    for (offset, value) in OFFSETS.iter().zip(&offsets) {
-        loader.override_global(offset.global, value, false);
+    for (name, value) in &constants {
+        loader.override_global(name, value, false);
     }
+    let wait_threshold_ns = u64::try_from(options.wait_threshold.as_nanos()).unwrap_or(u64::MAX);
+    loader.override_global("WAIT_THRESHOLD_NS", &wait_threshold_ns, false);
     loader.override_global("FILTER_FLAGS", &flags, false);
     loader.override_global("SELF_TGID", &own_pid, false);
     loader.override_global(aya_log::LEVEL, &log_level, false);
@@ -231,12 +236,23 @@ fn has_loop_helper() -> bool {
     is_helper_supported(ProgramType::PerfEvent, bpf_func_id::BPF_FUNC_loop).unwrap_or(false)
 }
 
-/// The offsets of [`OFFSETS`] on this kernel, in bytes.
-fn read_offsets() -> Result<[u32; OFFSETS.len()], KernelError> {
+/// Where this kernel keeps its fields: the constants' names and their values.
+fn layout() -> Result<Vec<(&'static str, u32)>, KernelError> {
     let path = btf::path();
     let wrap = |why| KernelError::Btf { path: path.clone(), why };
     let btf = Btf::open(&path).map_err(wrap)?;
-    btf.resolve(&OFFSETS.map(|offset| (offset.structure, offset.field))).map_err(wrap)
+    let required = btf.resolve(&OFFSETS.map(|offset| (offset.structure, offset.field))).map_err(wrap)?;
+    let mut constants: Vec<_> = OFFSETS.iter().map(|offset| offset.global).zip(required).collect();
+    for Offset { global, structure, field } in OPTIONAL_OFFSETS {
+        if let Ok(offset_bytes) = btf.field_offset_bytes(structure, field) {
+            constants.push((global, offset_bytes));
+        }
+    }
+    for BitPlace { offset, mask, structure, field } in BITS {
+        let bit = btf.bit(structure, field).map_err(wrap)?;
+        constants.extend([(offset, bit.offset_bytes), (mask, u32::from(bit.mask))]);
+    }
+    Ok(constants)
 }
 
 fn filter_flags(filter: &Filter) -> u32 {

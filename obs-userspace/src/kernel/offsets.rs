@@ -7,8 +7,30 @@ pub(super) struct Offset {
     pub(super) field: &'static str,
 }
 
+/// A constant that is an offset of a field that some kernels lack: then it keeps its value, which says so.
+pub(super) const OPTIONAL_OFFSETS: [Offset; 2] = [
+    Offset { global: "OFFSET_TASK_CFS_RQ", structure: "task_struct", field: "se.cfs_rq" },
+    Offset { global: "OFFSET_CFS_RQ_THROTTLE_COUNT", structure: "cfs_rq", field: "throttle_count" },
+];
+
+/// Constants of a BPF object that say where a single bit is: the names of the byte's offset and of the bit's mask there.
+pub(super) struct BitPlace {
+    pub(super) offset: &'static str,
+    pub(super) mask: &'static str,
+    pub(super) structure: &'static str,
+    pub(super) field: &'static str,
+}
+
+/// Every bit that any BPF program of obs knows.
+pub(super) const BITS: [BitPlace; 1] = [BitPlace {
+    offset: "OFFSET_TASK_IN_IOWAIT",
+    mask: "MASK_TASK_IN_IOWAIT",
+    structure: "task_struct",
+    field: "in_iowait",
+}];
+
 /// Every offset that any BPF program of obs knows; an object that lacks one of the names does not use it.
-pub(super) const OFFSETS: [Offset; 10] = [
+pub(super) const OFFSETS: [Offset; 17] = [
     Offset { global: "OFFSET_TASK_TGID", structure: "task_struct", field: "tgid" },
     Offset { global: "OFFSET_TASK_PID", structure: "task_struct", field: "pid" },
     Offset { global: "OFFSET_TASK_FLAGS", structure: "task_struct", field: "flags" },
@@ -19,4 +41,11 @@ pub(super) const OFFSETS: [Offset; 10] = [
     Offset { global: "OFFSET_TASK_REAL_PARENT", structure: "task_struct", field: "real_parent" },
     Offset { global: "OFFSET_TASK_SIGNAL", structure: "task_struct", field: "signal" },
     Offset { global: "OFFSET_SIGNAL_LIVE", structure: "signal_struct", field: "live.counter" },
+    Offset { global: "OFFSET_TASK_STATE", structure: "task_struct", field: "__state" },
+    Offset { global: "OFFSET_TASK_FILES", structure: "task_struct", field: "files" },
+    Offset { global: "OFFSET_FILES_FDT", structure: "files_struct", field: "fdt" },
+    Offset { global: "OFFSET_FDTABLE_MAX_FDS", structure: "fdtable", field: "max_fds" },
+    Offset { global: "OFFSET_FDTABLE_FD", structure: "fdtable", field: "fd" },
+    Offset { global: "OFFSET_FILE_INODE", structure: "file", field: "f_inode" },
+    Offset { global: "OFFSET_INODE_MODE", structure: "inode", field: "i_mode" },
 ];

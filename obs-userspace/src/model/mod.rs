@@ -9,3 +9,4 @@ pub mod profile;
 pub mod record;
 pub mod stack;
 pub mod summary;
+pub mod wait;

@@ -57,6 +57,8 @@ pub enum FrameKind {
     Kernel,
     /// Kernel code inlined into the next frame outwards.
     KernelInlined,
+    /// No code, but what the stack waited for: the innermost frame of a wait.
+    Wait,
 }
 
 impl FrameKind {
@@ -64,7 +66,7 @@ impl FrameKind {
     #[must_use]
     pub fn suffix(self) -> &'static str {
         match self {
-            Self::User => "",
+            Self::User | Self::Wait => "",
             Self::UserInlined | Self::KernelInlined => "_[i]",
             Self::Jit => "_[j]",
             Self::Kernel => "_[k]",
@@ -76,7 +78,7 @@ impl FrameKind {
     pub fn is_inlined(self) -> bool {
         match self {
             Self::UserInlined | Self::KernelInlined => true,
-            Self::User | Self::Jit | Self::Kernel => false,
+            Self::User | Self::Jit | Self::Kernel | Self::Wait => false,
         }
     }
 
@@ -85,7 +87,7 @@ impl FrameKind {
     pub fn is_kernel(self) -> bool {
         match self {
             Self::Kernel | Self::KernelInlined => true,
-            Self::User | Self::UserInlined | Self::Jit => false,
+            Self::User | Self::UserInlined | Self::Jit | Self::Wait => false,
         }
     }
 }

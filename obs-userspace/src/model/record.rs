@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{process::ProcessKey, stack::Stack};
+use super::{process::ProcessKey, stack::Stack, wait::Wait};
 
 /// A stack, who was in it, and how often or how much.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct StackSample {
     pub user: Option<Arc<Stack>>,
     /// Its kernel stack, if it was in the kernel.
     pub kernel: Option<Arc<Stack>>,
+    /// What it waited for, if a wait was measured.
+    pub wait: Option<Wait>,
     /// Samples or events.
     pub count: u64,
     /// Their summed weight, in the unit of the collector's weighted output.

@@ -10,6 +10,7 @@ pub(super) fn of_frame_kind(kind: FrameKind) -> u8 {
         FrameKind::Jit => 2,
         FrameKind::Kernel => 3,
         FrameKind::KernelInlined => 4,
+        FrameKind::Wait => 5,
     }
 }
 
@@ -20,6 +21,7 @@ pub(super) fn frame_kind(code: u8) -> Parsed<FrameKind> {
         2 => FrameKind::Jit,
         3 => FrameKind::Kernel,
         4 => FrameKind::KernelInlined,
+        5 => FrameKind::Wait,
         _ => return Err(Malformed("a frame is of no known kind")),
     })
 }

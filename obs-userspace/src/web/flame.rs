@@ -34,11 +34,13 @@ enum NodeKind {
     Cut = 6,
     /// Added up because it is too small, too deep or too much.
     Other = 7,
+    /// What a stack waited for.
+    Wait = 8,
 }
 
 /// What the numbers in [`Flame::kind`] mean, by number.
-pub(super) const KINDS: [&str; 8] =
-    ["process", "user", "user-inlined", "jit", "kernel", "kernel-inlined", "cut", "other"];
+pub(super) const KINDS: [&str; 9] =
+    ["process", "user", "user-inlined", "jit", "kernel", "kernel-inlined", "cut", "other", "wait"];
 
 impl From<FrameKind> for NodeKind {
     fn from(kind: FrameKind) -> Self {
@@ -48,6 +50,7 @@ impl From<FrameKind> for NodeKind {
             FrameKind::Jit => Self::Jit,
             FrameKind::Kernel => Self::Kernel,
             FrameKind::KernelInlined => Self::KernelInlined,
+            FrameKind::Wait => Self::Wait,
         }
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn cpu_seconds(text: &str) -> Result<f64> {
         .with_context(|| format!("no line `cpu_seconds …` in {text:?}"))
 }
 
-/// A finished `obs record cpu`.
+/// A finished `obs record`.
 pub(crate) struct Recording {
     /// How it ended and what it printed.
     pub(crate) finished: Finished,
@@ -62,10 +62,15 @@ impl Context {
     /// Runs `obs record cpu --summary json -o FILE` with these arguments, where FILE has the given ending, and expects
     /// the exit status 0.
     pub(crate) fn record(&self, ending: &str, arguments: &[&str]) -> Result<Recording> {
+        self.record_by("cpu", ending, arguments)
+    }
+
+    /// The same with another collector.
+    pub(crate) fn record_by(&self, collector: &str, ending: &str, arguments: &[&str]) -> Result<Recording> {
         let folder = tempfile::tempdir().context("making a folder for the output")?;
         let path = folder.path().join(format!("out{ending}"));
         let path = path.to_str().context("the temporary folder's name is not UTF-8")?;
-        let mut command = self.obs(&["record", "cpu", "--summary", "json", "-o", path]);
+        let mut command = self.obs(&["record", collector, "--summary", "json", "-o", path]);
         let finished = self.run(command.args(arguments))?;
         ensure!(finished.status.success(), "{} ended with {}:\n{}", finished.line, finished.status, finished.stderr);
         let summary = finished.summary()?;

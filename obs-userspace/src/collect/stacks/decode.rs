@@ -7,11 +7,13 @@ use obs_common::{
     limits::{SNAPSHOT_BELOW_BYTES, SNAPSHOT_REGISTERS_MAX},
     stack as wire,
     stack::{RecordKind, SNAPSHOT_HEADER_BYTES},
+    wait::{self as wire_wait, WAIT_IS_SHORT},
 };
 
 use crate::model::{
     process::{ProcessEvent, ProcessKey},
     stack::{Stack, StackEnd, StackFrame, StackSnapshot, UserRegisters},
+    wait::{Wait, WaitState},
 };
 
 /// A record of the ring buffer.
@@ -110,6 +112,25 @@ fn decode_registers(words: &[u64; SNAPSHOT_REGISTERS_MAX]) -> UserRegisters {
     let mut general = [0; 31];
     general.copy_from_slice(&words[..31]);
     UserRegisters { ip: words[32], sp: words[31], fp: words[29], lr: words[30], general }
+}
+
+/// What a key says of a wait; `None` if it says nothing.
+pub(super) fn wait(state: u32) -> Option<Wait> {
+    use wire_wait::WaitState as Wire;
+    const STATES: [(Wire, WaitState); 9] = [
+        (Wire::Sleep, WaitState::Sleep),
+        (Wire::Lock, WaitState::Lock),
+        (Wire::BlockIo, WaitState::BlockIo),
+        (Wire::Network, WaitState::Network),
+        (Wire::PageFault, WaitState::PageFault),
+        (Wire::Kernel, WaitState::Kernel),
+        (Wire::RunQueue, WaitState::RunQueue),
+        (Wire::Preempted, WaitState::Preempted),
+        (Wire::Throttled, WaitState::Throttled),
+    ];
+    let number = state & !WAIT_IS_SHORT;
+    let (_, state_of_model) = STATES.into_iter().find(|(wire, _)| *wire as u32 == number)?;
+    Some(Wait { state: state_of_model, is_short: state & WAIT_IS_SHORT != 0 })
 }
 
 fn decode_end(end: u32) -> Option<StackEnd> {

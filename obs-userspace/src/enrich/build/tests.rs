@@ -58,6 +58,7 @@ fn sample(thread_name: &str, user: Option<Arc<Stack>>, count: u64) -> StackSampl
         cgroup_id: 1,
         user,
         kernel: None,
+        wait: None,
         count,
         weight: count * 7,
     }

@@ -34,7 +34,8 @@ pub fn known_collectors() -> Vec<KnownCollector<'static>> {
         samples: spec.samples,
         enabled: true,
     };
-    COLLECTORS.iter().map(known).collect()
+    // Those that the agent runs: so far, what samples.
+    COLLECTORS.iter().filter(|spec| spec.samples).map(known).collect()
 }
 
 pub(super) fn level(level: LogLevel) -> Level {
@@ -116,6 +117,7 @@ pub(super) fn settings(config: &AgentConfig, spec: &CollectorSpec) -> Settings {
         frequency: wanted.and_then(|wanted| wanted.frequency).unwrap_or_default(),
         bpf_log: false,
         unwind_bytes: u32::try_from(config.unwind.memory.bytes()).unwrap_or(u32::MAX),
+        ..Settings::default()
     }
 }
 

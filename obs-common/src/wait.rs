@@ -1,0 +1,74 @@
+//! What a thread waits for, and what the kernel side keeps of threads that do not run.
+
+use crate::{limits::COMM_BYTES, stack::ImageKey};
+
+/// What a thread waits for.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitState {
+    /// For something that another process or a timer does: it sleeps, and a signal would wake it.
+    Sleep = 1,
+    /// For a futex: a lock, a condition variable, the end of another thread.
+    Lock = 2,
+    /// For a block device.
+    BlockIo = 3,
+    /// In a system call on a socket.
+    Network = 4,
+    /// For memory that it touched, though for no block device.
+    PageFault = 5,
+    /// For something in the kernel, so that no signal would wake it.
+    Kernel = 6,
+    /// For a CPU, after it was woken or made.
+    RunQueue = 7,
+    /// For a CPU, which another thread was given.
+    Preempted = 8,
+    /// For its cgroup's next period: the quota of CPU time is used up.
+    Throttled = 9,
+}
+
+/// Set in the state of a wait that was too short for a stack.
+pub const WAIT_IS_SHORT: u32 = 1 << 16;
+
+/// What is known of a thread that does not run; the value of the map `WAITS`, by thread id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// Since when it has not run, in nanoseconds of the boot-time clock; 0 while it runs.
+    pub since_ns: u64,
+    /// When it was woken; 0 if it was not yet.
+    pub woken_ns: u64,
+    /// Its user stack, if that could be had at once; otherwise `NO_STACK`.
+    pub user_stack: u64,
+    /// The id of its cgroup in the unified hierarchy.
+    pub cgroup_id: u64,
+    /// For what it waits: a [`WaitState`].
+    pub state: u32,
+    /// Nothing.
+    pub reserved: u32,
+}
+
+/// A wait that is over, of the thread that now runs on a CPU: its user stack is taken when its system call returns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FinishedWait {
+    /// The thread; 0 if there is none.
+    pub tid: u32,
+    /// For what it waited: a [`WaitState`].
+    pub state: u32,
+    /// Where it entered the kernel: the user stack is this one while these are the same.
+    pub ip: u64,
+    /// The stack pointer there.
+    pub sp: u64,
+    /// The process image.
+    pub image: ImageKey,
+    /// The id of the thread's cgroup in the unified hierarchy.
+    pub cgroup_id: u64,
+    /// Where in the kernel it waited.
+    pub kernel_stack: u64,
+    /// How long, until it was woken, in nanoseconds.
+    pub blocked_ns: u64,
+    /// How long it then waited for a CPU, in nanoseconds.
+    pub queued_ns: u64,
+    /// The thread's name, NUL-padded.
+    pub comm: [u8; COMM_BYTES],
+}

@@ -1,0 +1,76 @@
+//! Waits: where threads do not run, for how long, and what for.
+#![no_std]
+#![no_main]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "the macros make public items of the programs below, and pass them their contexts"
+)]
+
+use aya_ebpf::{bindings::task_struct, macros::btf_tracepoint, programs::BtfTracePointContext};
+use obs_common::counters::KernelCounter;
+use obs_ebpf::{filter, loss, task::Task, wait};
+
+/// Runs on each switch from one thread to another, while the first is still the current one.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn offcpu_switch(context: BtfTracePointContext) -> i32 {
+    loss::count(KernelCounter::Runs);
+    wait::begin(Task::from_argument(context.arg::<*const task_struct>(1)));
+    wait::end(Task::from_argument(context.arg::<*const task_struct>(2)));
+    0
+}
+
+/// Runs when a thread is woken, in whatever wakes it.
+#[btf_tracepoint(function = "sched_waking")]
+pub fn offcpu_waking(context: BtfTracePointContext) -> i32 {
+    wait::wake(Task::from_argument(context.arg::<*const task_struct>(0)));
+    0
+}
+
+/// Runs when a thread that has just been made is given to a CPU.
+#[btf_tracepoint(function = "sched_wakeup_new")]
+pub fn offcpu_new(context: BtfTracePointContext) -> i32 {
+    wait::begin_new(Task::from_argument(context.arg::<*const task_struct>(0)));
+    0
+}
+
+/// Runs when a system call is about to return.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn offcpu_return(_context: BtfTracePointContext) -> i32 {
+    wait::system_call_returns();
+    0
+}
+
+/// Chooses the children of chosen processes.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn offcpu_fork(context: BtfTracePointContext) -> i32 {
+    let parent = Task::from_argument(context.arg::<*const task_struct>(0));
+    let child = Task::from_argument(context.arg::<*const task_struct>(1));
+    filter::follow_fork(parent, child);
+    0
+}
+
+/// Chooses processes that were to be chosen when they execute a program.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn offcpu_exec(_context: BtfTracePointContext) -> i32 {
+    filter::follow_exec(Task::current());
+    0
+}
+
+/// Forgets chosen processes that are over.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn offcpu_exit(context: BtfTracePointContext) -> i32 {
+    filter::forget(Task::from_argument(context.arg::<*const task_struct>(0)));
+    0
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel gives some of the helpers to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,323 @@
+//! Follows threads while they do not run: since when, for what, and what it adds up to.
+//!
+//! Most waits are short, and a stack costs more than they do. So a switch takes the time only. When a thread runs again after a
+//! wait that was long enough, its kernel stack is still as it was while it waited; its user stack can be read as soon as its
+//! system call returns, and is the same as before. Only where no system call will return (it was pre-empted, or touched memory
+//! that was not there) the user stack is taken when the wait begins.
+//!
+//! Short waits are counted too, without a stack: all waits add up to the whole.
+
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_ktime_get_boot_ns, generated::bpf_get_current_cgroup_id},
+    macros::map,
+    maps::{HashMap, PerCpuArray},
+};
+use obs_common::{
+    counters::KernelCounter,
+    limits::WAITS_MAX,
+    stack::{LOST_STACK, NO_STACK, StackKey},
+    wait::{FinishedWait, WAIT_IS_SHORT, Wait, WaitState},
+};
+
+use crate::{counts, filter, loss, process, registers::Registers, stack, system_call, task::Task};
+
+/// Waits of so many nanoseconds and more have stacks.
+#[unsafe(no_mangle)]
+static WAIT_THRESHOLD_NS: Global<u64> = Global::new(1_000_000);
+
+#[map]
+static WAITS: HashMap<u32, Wait> = HashMap::with_max_entries(WAITS_MAX, 0);
+/// Of the thread that runs on this CPU.
+#[map]
+static WAIT_FINISHED: PerCpuArray<FinishedWait> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// A thread, the current one, ceases to run.
+#[inline(always)]
+pub fn begin(task: Task) {
+    let tid = task.tid();
+    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
+    if tid == 0 {
+        return;
+    }
+    if task.is_dead() {
+        // It may never have waited.
+        let _ = WAITS.remove(tid);
+    }
+    let registers = if task.is_kernel_thread() { None } else { Registers::of(task) };
+    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
+    let has_finished = unsafe { (*finished).tid } == tid;
+    // What is known goes into maps before the stack is walked, and is read from there behind: the verifier would follow the walk once
+    // for each of the states.
+    let needs_stack = !task.is_dead() && filter::admits(task) && note(task, tid, registers);
+    if !needs_stack && !has_finished {
+        return;
+    }
+    let user_stack = match registers {
+        Some(registers) => {
+            let image = task.image();
+            process::announce(task, &image);
+            stack::user_from(task, &image, registers)
+        }
+        None => LOST_STACK,
+    };
+    // SAFETY: as above; the value of a map stays valid while the program runs.
+    unsafe {
+        if (*finished).tid == tid {
+            count_finished(finished, registers, user_stack);
+        }
+        if let Some(wait) = WAITS.get_ptr_mut(tid)
+            && (*wait).user_stack == LOST_STACK
+        {
+            (*wait).user_stack = user_stack;
+        }
+    }
+}
+
+/// Notes since when the current thread does not run, and why. Whether its user stack has to be taken now.
+#[inline(always)]
+fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
+    let state = state(task, registers);
+    let needs_stack = registers.is_some_and(|registers| ends_without_a_system_call(state, registers));
+    let wait = Wait {
+        since_ns: now_ns(),
+        woken_ns: 0,
+        // Until it is taken.
+        user_stack: if needs_stack { LOST_STACK } else { NO_STACK },
+        // SAFETY: the helper takes no arguments.
+        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        state: state as u32,
+        reserved: 0,
+    };
+    match WAITS.get_ptr_mut(tid) {
+        // SAFETY: the value stays valid while the program runs. Whoever wakes the thread writes `woken_ns` only, and no earlier
+        // than the thread's state says so: what stands there otherwise is of a time when it ran.
+        Some(known) => unsafe {
+            (*known).user_stack = wait.user_stack;
+            (*known).cgroup_id = wait.cgroup_id;
+            (*known).state = wait.state;
+            if !task.is_being_woken() {
+                (*known).woken_ns = 0;
+            }
+            (*known).since_ns = wait.since_ns;
+        },
+        None => {
+            if WAITS.insert(tid, wait, 0).is_err() {
+                loss::count(KernelCounter::LostWaitsFull);
+                return false;
+            }
+        }
+    }
+    needs_stack
+}
+
+/// A thread is woken, by the current one or by an interrupt.
+#[inline(always)]
+pub fn wake(task: Task) {
+    if let Some(wait) = WAITS.get_ptr_mut(task.tid()) {
+        // SAFETY: the value stays valid while the program runs.
+        unsafe {
+            if (*wait).woken_ns == 0 {
+                (*wait).woken_ns = now_ns();
+            }
+        }
+    }
+}
+
+/// A thread, which is not the current one yet, runs again.
+#[inline(always)]
+pub fn end(task: Task) {
+    let tid = task.tid();
+    let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
+    // SAFETY: the value stays valid while the program runs.
+    let Wait { since_ns, woken_ns, user_stack, cgroup_id, state, .. } = unsafe { *wait };
+    if since_ns == 0 {
+        return;
+    }
+    // SAFETY: as above.
+    unsafe {
+        (*wait).since_ns = 0;
+        (*wait).woken_ns = 0;
+    }
+    let now_ns = now_ns();
+    let is_runnable = state >= WaitState::RunQueue as u32;
+    let until_ns = if is_runnable || woken_ns == 0 || woken_ns > now_ns { now_ns } else { woken_ns };
+    // It may have been woken just before it could begin to wait.
+    let blocked_ns = until_ns.saturating_sub(since_ns);
+    let queued_ns = now_ns.saturating_sub(since_ns).saturating_sub(blocked_ns);
+    let image = task.image();
+    let comm = task.comm();
+    let threshold_ns = WAIT_THRESHOLD_NS.load();
+    if blocked_ns < threshold_ns && queued_ns < threshold_ns {
+        let mut key = StackKey {
+            started_ns: image.started_ns,
+            cgroup_id,
+            user_stack: NO_STACK,
+            kernel_stack: NO_STACK,
+            tgid: image.tgid,
+            exec_id: image.exec_id,
+            state: 0,
+            reserved: 0,
+            comm,
+        };
+        count_part(&mut key, state | WAIT_IS_SHORT, blocked_ns);
+        count_part(&mut key, WaitState::RunQueue as u32 | WAIT_IS_SHORT, queued_ns);
+        return;
+    }
+    process::announce(task, &image);
+    let kernel_stack = stack::kernel_of(task);
+    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
+    let registers = if task.is_kernel_thread() { None } else { Registers::of(task) };
+    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
+    unsafe {
+        (*finished).state = state;
+        (*finished).ip = registers.map_or(0, Registers::ip);
+        (*finished).sp = registers.map_or(0, Registers::sp);
+        (*finished).image = image;
+        (*finished).cgroup_id = cgroup_id;
+        (*finished).kernel_stack = kernel_stack;
+        (*finished).blocked_ns = blocked_ns;
+        (*finished).queued_ns = queued_ns;
+        (*finished).comm = comm;
+        if registers.is_none() || user_stack != NO_STACK {
+            count(finished, user_stack);
+        } else {
+            (*finished).tid = tid;
+        }
+    }
+}
+
+/// The current thread's system call returns: the user stack of its wait can be had.
+#[inline(always)]
+pub fn system_call_returns() {
+    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
+    // SAFETY: an element of a per-CPU array, on a CPU that does not switch while this program runs.
+    if unsafe { (*finished).tid } == 0 {
+        return;
+    }
+    let task = Task::current();
+    let registers = Registers::of(task);
+    let user_stack = match registers {
+        Some(registers) => {
+            let image = task.image();
+            process::announce(task, &image);
+            stack::user_from(task, &image, registers)
+        }
+        None => LOST_STACK,
+    };
+    // SAFETY: as above.
+    unsafe { count_finished(finished, registers, user_stack) };
+}
+
+/// A thread is made, by the current one, and waits for a CPU for the first time.
+#[inline(always)]
+pub fn begin_new(task: Task) {
+    if !filter::admits(task) {
+        return;
+    }
+    let now_ns = now_ns();
+    let wait = Wait {
+        since_ns: now_ns,
+        woken_ns: 0,
+        user_stack: NO_STACK,
+        // SAFETY: the helper takes no arguments.
+        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        state: WaitState::RunQueue as u32,
+        reserved: 0,
+    };
+    if WAITS.insert(task.tid(), wait, 0).is_err() {
+        loss::count(KernelCounter::LostWaitsFull);
+    }
+}
+
+/// Counts the wait whose user stack was to be had, if this is still the one.
+///
+/// # Safety
+/// `finished` is this CPU's.
+#[inline(always)]
+unsafe fn count_finished(finished: *mut FinishedWait, registers: Option<Registers>, user_stack: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (ip, sp) = ((*finished).ip, (*finished).sp);
+        // It may have left that system call meanwhile, without coming by: a signal's handler returned, a program was executed.
+        let is_same = registers.is_some_and(|registers| registers.ip() == ip && registers.sp() == sp);
+        count(finished, if is_same { user_stack } else { LOST_STACK });
+        (*finished).tid = 0;
+    }
+}
+
+/// Counts both parts of a wait.
+///
+/// # Safety
+/// `finished` is this CPU's.
+#[inline(always)]
+unsafe fn count(finished: *const FinishedWait, user_stack: u64) {
+    // SAFETY: the caller's promise.
+    let FinishedWait { image, cgroup_id, kernel_stack, blocked_ns, queued_ns, comm, state, .. } = unsafe { *finished };
+    let mut key = StackKey {
+        started_ns: image.started_ns,
+        cgroup_id,
+        user_stack,
+        kernel_stack,
+        tgid: image.tgid,
+        exec_id: image.exec_id,
+        state: 0,
+        reserved: 0,
+        comm,
+    };
+    count_part(&mut key, state, blocked_ns);
+    // A pause for a CPU that is short gives no reason to look at the stack before it.
+    if queued_ns < WAIT_THRESHOLD_NS.load() {
+        key.user_stack = NO_STACK;
+        key.kernel_stack = NO_STACK;
+        count_part(&mut key, WaitState::RunQueue as u32 | WAIT_IS_SHORT, queued_ns);
+    } else {
+        count_part(&mut key, WaitState::RunQueue as u32, queued_ns);
+    }
+}
+
+#[inline(always)]
+fn count_part(key: &mut StackKey, state: u32, wait_ns: u64) {
+    if wait_ns > 0 {
+        key.state = state;
+        counts::add(key, wait_ns);
+    }
+}
+
+/// Whether a thread that waits so will not come by the return of a system call.
+#[inline(always)]
+fn ends_without_a_system_call(state: WaitState, registers: Registers) -> bool {
+    matches!(state, WaitState::Preempted | WaitState::Throttled) || registers.system_call().is_none()
+}
+
+/// For what a thread waits that ceases to run.
+#[inline(always)]
+fn state(task: Task, registers: Option<Registers>) -> WaitState {
+    if task.is_runnable() {
+        return if task.is_throttled() { WaitState::Throttled } else { WaitState::Preempted };
+    }
+    if task.waits_for_io() {
+        return WaitState::BlockIo;
+    }
+    let Some(registers) = registers else {
+        return if task.is_interruptible() { WaitState::Sleep } else { WaitState::Kernel };
+    };
+    match registers.system_call() {
+        None => WaitState::PageFault,
+        Some(_) if !task.is_interruptible() => WaitState::Kernel,
+        Some(number) if system_call::is_futex(number) => WaitState::Lock,
+        Some(number) if system_call::is_network(number) => WaitState::Network,
+        Some(number)
+            if system_call::takes_descriptor(number) && task.descriptor_is_socket(registers.first_argument()) =>
+        {
+            WaitState::Network
+        }
+        Some(_) => WaitState::Sleep,
+    }
+}

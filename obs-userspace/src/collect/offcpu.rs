@@ -1,0 +1,114 @@
+//! Waits: where threads do not run, for how long, and what for.
+
+use std::os::fd::BorrowedFd;
+
+use super::{Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, follow, load, stacks::StackReader};
+use crate::{
+    config::sampling::Frequency,
+    kernel::{
+        attach::KernelTypes,
+        features::Feature,
+        load::{KernelError, Object},
+        read::{ProgramLog, ProgramStats},
+        unwind::UnwindMaps,
+    },
+    model::{profile::ValueType, record::Record, stack::Stack, summary::SampleCounts},
+};
+
+const WAITS: &[ValueType] = &[ValueType::new("waits", "count"), ValueType::new("offcpu", "nanoseconds")];
+
+/// The declaration of this collector.
+pub const SPEC: CollectorSpec = CollectorSpec {
+    name: "offcpu",
+    summary: "where threads wait, for how long and what for: locks, disks, the network, a CPU",
+    object: "offcpu",
+    kernel_min: KernelVersion { major: 5, minor: 15 },
+    features: &[
+        Feature::Bpf,
+        Feature::KernelTypes,
+        Feature::TypedTracepoints,
+        Feature::ProcessRecords,
+        Feature::ProcessMappings,
+        Feature::RingBuffer,
+        Feature::LruHash,
+        Feature::ArrayMmap,
+        Feature::Loop,
+        Feature::TaskRegisters,
+        Feature::BootClock,
+        Feature::CgroupIds,
+        Feature::KernelSymbols,
+        Feature::RunTimeStats,
+    ],
+    outputs: &[Output::Stacks(WAITS)],
+    samples: false,
+    start,
+};
+
+struct OffCpu {
+    object: Object,
+    stacks: StackReader,
+    log: Option<ProgramLog>,
+}
+
+fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
+    let mut object = load(&SPEC, settings)?;
+    let stacks = StackReader::take(&mut object)?;
+    let log = settings.bpf_log.then(|| ProgramLog::take(&mut object)).transpose()?;
+    let types = KernelTypes::read()?;
+    follow(&mut object, settings, ["offcpu_fork", "offcpu_exec", "offcpu_exit"])?;
+    // Who ends a wait comes first: a wait that nobody could end would seem to last for ever.
+    object.attach_btf_tracepoint("offcpu_return", "sys_exit", &types)?;
+    object.attach_btf_tracepoint("offcpu_waking", "sched_waking", &types)?;
+    object.attach_btf_tracepoint("offcpu_switch", "sched_switch", &types)?;
+    object.attach_btf_tracepoint("offcpu_new", "sched_wakeup_new", &types)?;
+    Ok(Box::new(OffCpu { object, stacks, log }))
+}
+
+impl Collector for OffCpu {
+    fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.stacks.wake_fd()
+    }
+
+    fn poll(&mut self) -> Result<Polled, KernelError> {
+        if let Some(log) = &mut self.log {
+            log.pass_on();
+        }
+        Ok(self.stacks.poll())
+    }
+
+    fn complete(&mut self, snapshot: u64, stack: Option<Stack>) {
+        self.stacks.complete(snapshot, stack);
+    }
+
+    fn drain(&mut self, records: &mut Vec<Record>) -> Result<(), KernelError> {
+        self.stacks.drain(records)
+    }
+
+    fn sample_counts(&self) -> Result<SampleCounts, KernelError> {
+        self.stacks.sample_counts()
+    }
+
+    fn value_types(&self) -> &'static [ValueType] {
+        WAITS
+    }
+
+    fn period(&self) -> Option<u64> {
+        None
+    }
+
+    fn program_stats(&self) -> Vec<ProgramStats> {
+        self.object.program_stats()
+    }
+
+    fn take_unwind_maps(&mut self) -> Result<Option<UnwindMaps>, KernelError> {
+        UnwindMaps::take(&mut self.object).map(Some)
+    }
+
+    fn set_frequency(&mut self, _frequency: Option<Frequency>) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.object.detach();
+    }
+}
