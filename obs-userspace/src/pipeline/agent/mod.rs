@@ -253,10 +253,10 @@ impl Agent {
         self.health.set(STORE, store, &why);
         let (sampler, why) = match &self.sampler {
             Some(Sampler { frequency: Some(_), .. }) => (Health::Healthy, ""),
-            Some(_) => (Health::Degraded, "it could not be started again; the log says why"),
-            None if self.is_sampler_shed => {
+            _ if self.is_sampler_shed => {
                 (Health::Degraded, "nothing is sampled: obs costs too much, or the host is in distress")
             }
+            Some(_) => (Health::Degraded, "it could not be started again; the log says why"),
             None if !Sampler::wanted(&self.config) => (Health::Off, "it was not asked for"),
             None => (Health::Failed, "it cannot run here; the log says why, and `obs doctor` what is missing"),
         };
@@ -288,15 +288,20 @@ impl Agent {
     fn obey(&mut self, orders: &Orders, window: &mut Span) {
         let may_sample = !orders.is_paused && !orders.shed.contains(&Shed::Sampling);
         match &mut self.sampler {
-            Some(sampler) if may_sample => sampler.obey(orders),
-            // What it measured so far has to be handed on before; if there is no room for it now, there is at the next judgement.
-            Some(_) if self.keeper.is_full() => {}
-            Some(_) => {
-                self.close(window);
-                *window = Span::begin(self.config.window);
-                self.sampler = None;
+            Some(sampler) if may_sample => {
+                self.is_sampler_shed = false;
+                sampler.obey(orders);
+            }
+            Some(sampler) => {
                 self.is_sampler_shed = true;
-                heap::give_back();
+                sampler.pause();
+                // What it measured so far has to be handed on first; if there is no room for it now, there is at a later judgement.
+                if !self.keeper.is_full() {
+                    self.close(window);
+                    *window = Span::begin(self.config.window);
+                    self.sampler = None;
+                    heap::give_back();
+                }
             }
             None if may_sample && self.is_sampler_shed => {
                 self.is_sampler_shed = false;
@@ -341,7 +346,10 @@ impl Agent {
                         sampler.configured = options::settings(&self.config, sampler.spec).frequency;
                         sampler.session.identities = self.who.identities();
                     }
-                    Some(_) => self.sampler = None,
+                    Some(_) => {
+                        self.sampler = None;
+                        self.is_sampler_shed = false;
+                    }
                     None if !wanted => self.is_sampler_shed = false,
                     // The governor starts it when it may run again.
                     None if self.is_sampler_shed => {}

@@ -136,6 +136,15 @@ impl Sampler {
     pub(super) fn obey(&mut self, orders: &Orders) {
         let frequency = sampling_hertz(self.configured.hertz(), &orders.shed).and_then(Frequency::new);
         self.session.walk_snapshots(!orders.shed.contains(&Shed::Snapshots));
+        self.set_frequency(frequency);
+    }
+
+    /// Samples nothing from now on.
+    pub(super) fn pause(&mut self) {
+        self.set_frequency(None);
+    }
+
+    fn set_frequency(&mut self, frequency: Option<Frequency>) {
         if frequency == self.frequency {
             return;
         }
