@@ -205,7 +205,7 @@ pub(super) fn component(text: Cow<'_, str>) -> Cow<'_, str> {
     let is_plain = text.len() <= COMPONENT_BYTES_MAX
         && !text.contains(|c| is_harmful(c) || c == ';')
         && text.trim().len() == text.len()
-        && !text.starts_with("# ")
+        && !(text == "#" || text.starts_with("# "))
         && count_at_end(&text).is_none();
     if is_plain {
         return text;
@@ -225,8 +225,8 @@ pub(super) fn component(text: Cow<'_, str>) -> Cow<'_, str> {
         }
         part.push(safe);
     }
-    if part.starts_with("# ") {
-        part.replace_range(1..2, "_");
+    if part == "#" || part.starts_with("# ") {
+        part.replace_range(1..part.len().min(2), "_");
     }
     if let Some(space) = count_at_end(&part) {
         part.replace_range(space..=space, "_");
@@ -263,6 +263,7 @@ mod tests {
         assert_eq!(part("\u{202e}x\u{2028}\u{85}\u{ffff}"), "\u{fffd}x\u{fffd}\u{fffd}\u{fffd}");
         assert_eq!(part("  padded \u{a0}"), "padded");
         assert_eq!(part("# comment"), "#_comment");
+        assert_eq!(part("#"), "#_");
     }
 
     #[test]

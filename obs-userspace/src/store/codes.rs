@@ -119,6 +119,6 @@ mod tests {
             }
         }
         assert_eq!(cut(16), Ok(Some(StackEnd::Lost)));
-        assert!(cut(17).is_err() && frame_kind(5).is_err() && series_kind(3).is_err());
+        assert!(cut(17).is_err() && frame_kind(6).is_err() && series_kind(3).is_err());
     }
 }
