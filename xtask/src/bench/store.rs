@@ -176,11 +176,12 @@ mod tests {
 
     #[test]
     fn a_missed_aim_is_told_and_fails() {
-        assert!(is_within(&report(800, 199.0)).unwrap());
-        assert!(!is_within(&report(800, 201.0)).unwrap());
-        assert!(!is_within(&report(900, 199.0)).unwrap());
-        let text = against_aims(&report(900, 199.0)).unwrap();
-        assert!(text.contains("54.4 MB   50 MB  MISSED"), "{text}");
+        assert!(is_within(&report(2000, 199.0)).unwrap());
+        assert!(!is_within(&report(2000, 201.0)).unwrap());
+        assert!(!is_within(&report(2100, 199.0)).unwrap());
+        // Two days of 2,100 bytes a window, five of 350.
+        let text = against_aims(&report(2100, 199.0)).unwrap();
+        assert!(text.contains("51.4 MB   50 MB  MISSED"), "{text}");
         assert!(text.contains("199.0 ms  200 ms     met"), "{text}");
         let dirty = json!({ "is_clean": false });
         assert!(!is_within(&dirty).unwrap_or(false));
