@@ -65,8 +65,21 @@ fn trial(scenario: &'static Scenario, context: &Arc<Context>, only_list: bool) -
             }
             Trial::test(scenario.name, move || Err(Failed::from(reason))).with_ignored_flag(true)
         }
-        None => Trial::test(scenario.name, move || {
-            (scenario.run)(&context).map_err(|error| Failed::from(format!("{error:#}")))
-        }),
+        None => Trial::test(scenario.name, move || run(scenario, &context)),
+    }
+}
+
+/// Runs a scenario, again if it failed where that may be the machine's doing; which is told then.
+fn run(scenario: &Scenario, context: &Context) -> Result<(), Failed> {
+    let mut attempt = 1;
+    loop {
+        match (scenario.run)(context) {
+            Ok(()) => return Ok(()),
+            Err(error) if attempt < context.attempts() => {
+                println!("\nTRIED AGAIN {}: {}", scenario.name, format!("{error:#}").replace('\n', " / "));
+            }
+            Err(error) => return Err(Failed::from(format!("{error:#}"))),
+        }
+        attempt += 1;
     }
 }

@@ -15,6 +15,9 @@ use super::{Background, Finished, Need, Scenario, cgroup};
 /// How much slower software emulation is taken to be.
 const EMULATION_SLOW_FACTOR: f64 = 8.0;
 
+/// How often a scenario that fails is tried under emulation, where a CPU may stand still for seconds.
+const ATTEMPTS_EMULATED: u32 = 2;
+
 /// How long one command may take before it counts as hung, on a machine that is not slow.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
@@ -120,6 +123,11 @@ impl Context {
     /// How long something that must end may take.
     pub(crate) fn limit(&self) -> Duration {
         COMMAND_LIMIT.mul_f64(self.slow_factor)
+    }
+
+    /// How often a scenario may be tried before it has failed. On a real CPU it is tried once.
+    pub(crate) fn attempts(&self) -> u32 {
+        if is_emulated() { ATTEMPTS_EMULATED } else { 1 }
     }
 
     /// How much slower than a usual machine this one is; at least 1.

@@ -30,6 +30,16 @@ struct StepReport {
     output: Vec<String>,
 }
 
+impl StepReport {
+    /// What explains why the step failed: what the tests say of those that did, otherwise its last lines.
+    fn telling_output(&self) -> &[String] {
+        let begin = self.output.iter().position(|line| line == "failures:");
+        let begin = begin.unwrap_or_else(|| self.output.len().saturating_sub(LINES_SHOWN_MAX));
+        let output = self.output.get(begin..).unwrap_or_default();
+        output.get(..LINES_SHOWN_MAX).unwrap_or(output)
+    }
+}
+
 impl Report {
     /// Reads what appeared on the console.
     pub(super) fn read(serial: &str, end: End) -> Self {
@@ -80,9 +90,7 @@ impl Report {
                 Some(StepReport { status: Some(0), .. }) => {}
                 Some(report) => {
                     let how = report.status.map_or("it never ended".into(), |status| format!("exit status {status}"));
-                    let skip = report.output.len().saturating_sub(LINES_SHOWN_MAX);
-                    let output =
-                        report.output.iter().skip(skip).map(|line| format!("\n    {line}")).collect::<String>();
+                    let output = report.telling_output().iter().map(|line| format!("\n    {line}")).collect::<String>();
                     failures.push(format!("step {}: {how}{output}", step.name));
                 }
             }
@@ -116,8 +124,9 @@ impl Report {
                 Some(Some(status)) => format!("failed with exit status {status}"),
             };
             let _ = write!(text, "\n  {:<10} {outcome}", step.name);
-            // One object a line (programs and their instruction counts), and the tests' own result.
-            let telling = |line: &&String| line.starts_with('{') || line.starts_with("test result:");
+            // One object a line (programs and their instruction counts), tests that failed at first, and the tests' result.
+            let beginnings = ["{", "TRIED AGAIN ", "test result:"];
+            let telling = |line: &&String| beginnings.iter().any(|beginning| line.starts_with(beginning));
             for line in report.iter().flat_map(|report| report.output.iter()).filter(telling) {
                 let _ = write!(text, "\n    {line}");
             }
@@ -168,6 +177,18 @@ mod tests {
         let endless = GOOD.replace("OBS-VM exit scenarios 0\r\nOBS-VM end\r\n", "");
         let failures = Report::read(&endless, End::Exited).failures(&expected());
         assert!(failures[0].contains("never ended"), "{failures:?}");
+    }
+
+    #[test]
+    fn of_failed_tests_their_reasons_are_shown() {
+        let ignored = "test another ... ignored\r\n".repeat(100);
+        let said = format!("{ignored}failures:\r\n\r\n---- a_test ----\r\n1 is not 2\r\n{ignored}");
+        let failing =
+            GOOD.replace("test result: ok. 3 passed", &said).replace("exit scenarios 0", "exit scenarios 101");
+        let failures = Report::read(&failing, End::Exited).failures(&expected());
+        assert!(failures[0].starts_with("step scenarios: exit status 101\n    failures:"), "{failures:?}");
+        assert!(failures[0].contains("1 is not 2"), "{failures:?}");
+        assert!(failures[0].lines().count() <= LINES_SHOWN_MAX + 1, "{failures:?}");
     }
 
     #[test]
