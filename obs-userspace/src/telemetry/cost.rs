@@ -20,10 +20,23 @@ pub fn rss_peak_bytes() -> u64 {
     status_bytes("VmHWM:").unwrap_or(0)
 }
 
-/// Memory that this process has resident now, in bytes, if the system says.
+/// Memory that this process has resident now, in bytes, if the system says; without BPF maps, which count with the kernel's memory
+/// though the pages that a process maps of them are resident in it too.
 #[must_use]
 pub fn rss_bytes() -> Option<u64> {
-    status_bytes("VmRSS:")
+    let mapped_bytes = mapped_map_bytes(&fs::read_to_string("/proc/self/maps").ok()?);
+    Some(status_bytes("VmRSS:")?.saturating_sub(mapped_bytes))
+}
+
+/// How much of BPF maps is mapped, by the text of `/proc/PID/maps`: all of it is resident from the start.
+fn mapped_map_bytes(maps: &str) -> u64 {
+    let mapped = maps.lines().filter(|line| line.ends_with(" anon_inode:bpf-map"));
+    let bytes = mapped.filter_map(|line| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        address(end)?.checked_sub(address(start)?)
+    });
+    bytes.sum()
 }
 
 fn status_bytes(field: &str) -> Option<u64> {
@@ -83,6 +96,13 @@ mod tests {
         assert!(cpu_time() > before);
         assert!(rss_peak_bytes() > 100_000);
         assert!(rss_bytes().is_some_and(|bytes| bytes > 100_000 && bytes <= rss_peak_bytes()));
+    }
+
+    #[test]
+    fn what_is_mapped_of_maps_is_told() {
+        let maps = "7f00-8f00 rw-s 00000000 00:0e 10 anon_inode:bpf-map\n1000-2000 r--p 00000000 fe:01 7 /usr/bin/obs\n\
+                    a000-b000 r--s 00000000 00:0e 10                         anon_inode:bpf-map\nnonsense anon_inode:bpf-map\n";
+        assert_eq!(mapped_map_bytes(maps), 0x2000);
     }
 
     #[test]

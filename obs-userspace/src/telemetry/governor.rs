@@ -77,7 +77,7 @@ pub struct Usage {
     pub user_cpu_share: Option<f64>,
     /// CPU time of the BPF programs, as a share of all CPUs'.
     pub bpf_cpu_share: Option<f64>,
-    /// Resident memory of this process, in bytes.
+    /// Resident memory of this process, without the maps, in bytes.
     pub rss_bytes: Option<u64>,
     /// Memory of the kernel's maps, in bytes.
     pub map_bytes: Option<u64>,

@@ -88,7 +88,7 @@ metrics! {
     DRAIN_LAG: Gauge "obs_agent_drain_lag" "s" ["collector"] "How late the kernel's maps were read.";
     CPU_TIME: Counter "obs_agent_cpu_time" "s" ["side"] "CPU time that obs used, in user space (user) and in BPF programs (bpf).";
     CPU_SHARE: Gauge "obs_agent_cpu_share" "1" ["side"] "Share of the host's CPU time that obs used since it was last judged, by side.";
-    RESIDENT_MEMORY: Gauge "obs_agent_resident_memory" "By" [] "Memory of obs that is resident.";
+    RESIDENT_MEMORY: Gauge "obs_agent_resident_memory" "By" [] "Memory of obs that is resident, without its maps.";
     MAP_MEMORY: Gauge "obs_agent_map_memory" "By" [] "Memory that obs's maps take in the kernel.";
     PROGRAM_RUNS: Counter "obs_agent_program_runs" "{run}" ["collector" "program"] "How often a BPF program ran.";
     PROGRAM_TIME: Counter "obs_agent_program_time" "s" ["collector" "program"] "How long a BPF program ran.";

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 pub(crate) struct ProcessCost {
     /// CPU time, also of threads that have ended, as fine as the kernel's clock tick.
     pub(crate) cpu_seconds: f64,
-    /// Memory that is resident now.
+    /// Memory that is resident now, without what is mapped of BPF maps: the kernel's own count of those has it.
     pub(crate) rss_bytes: u64,
     /// The part of it that no file stands behind.
     pub(crate) anonymous_bytes: u64,
@@ -42,7 +42,7 @@ pub(super) fn read(folder: &Path) -> Result<ProcessCost> {
     }
     Ok(ProcessCost {
         cpu_seconds: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
-        rss_bytes: bytes("VmRSS:")?,
+        rss_bytes: bytes("VmRSS:")?.saturating_sub(resident_map_bytes(&text("smaps")?)),
         anonymous_bytes: bytes("RssAnon:")?,
         threads,
     })
@@ -55,6 +55,21 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = fields.split_whitespace().skip(14 - 3);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
     Some(ticks()? + ticks()?)
+}
+
+/// How much of BPF maps is resident in a process, in the text of `/proc/PID/smaps`.
+fn resident_map_bytes(smaps: &str) -> u64 {
+    let mut is_map = false;
+    let mut sum_bytes = 0;
+    for line in smaps.lines() {
+        // Each mapping begins with a line of its addresses and its file; the others are fields.
+        if line.split(' ').next().is_some_and(|first| first.contains('-')) {
+            is_map = line.ends_with(" anon_inode:bpf-map");
+        } else if is_map {
+            sum_bytes += status_bytes(line, "Rss:").unwrap_or(0);
+        }
+    }
+    sum_bytes
 }
 
 /// A number of kilobytes in the text of `/proc/PID/status`, in bytes.
@@ -74,6 +89,13 @@ mod tests {
         assert_eq!(cpu_ticks("12 (name) S 1 2"), None);
         assert_eq!(status_bytes("VmHWM:\t  9 kB\nVmRSS:\t     3 kB\n", "VmRSS:"), Some(3072));
         assert_eq!(status_bytes("VmRSS:\t     3 MB\n", "VmRSS:"), None);
+    }
+
+    #[test]
+    fn maps_are_told_from_other_mappings() {
+        let smaps = "7f00-8f00 rw-s 00000000 00:0e 10    anon_inode:bpf-map\nSize:      4 kB\nRss:       4 kB\n\
+                     9f00-af00 rw-p 00000000 00:00 0     [heap]\nRss:       8 kB\n";
+        assert_eq!(resident_map_bytes(smaps), 4_096);
     }
 
     #[test]
