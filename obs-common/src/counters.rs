@@ -24,7 +24,10 @@ pub enum KernelCounter {
     LostNoTask = 8,
     /// Waits of threads that could not be followed because the map of threads was full.
     LostWaitsFull = 9,
+    /// How long all threads that are followed lived together, in nanoseconds: the sum of their ends less that of their
+    /// beginnings, modulo 2^64. Only where running counts too.
+    ThreadTimeNs = 10,
 }
 
 /// Slots of the array `COUNTERS`.
-pub const KERNEL_COUNTERS: u32 = 10;
+pub const KERNEL_COUNTERS: u32 = 11;

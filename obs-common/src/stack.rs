@@ -18,6 +18,12 @@ pub const NO_STACK: u64 = 0;
 /// The id of a stack that was captured but could not be sent (the ring buffer was full).
 pub const LOST_STACK: u64 = 1;
 
+/// The id of a user stack that was gone before it could be taken: its thread had gone on.
+pub const GONE_STACK: u64 = 2;
+
+/// The first id of a stack that was sent.
+pub const FIRST_STACK: u64 = 3;
+
 /// Why the walk of a stack ended; the `end` of a [`StackRecord`].
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +78,8 @@ pub enum RecordKind {
     ProcessSeen = 2,
     /// A [`StackSnapshot`].
     Snapshot = 3,
+    /// A [`crate::wait::Waker`].
+    Waker = 4,
 }
 
 /// A stack's frames, sent the first time that the stack is seen. The record in the ring buffer ends after `frames_count`
@@ -126,10 +134,13 @@ pub struct StackKey {
     pub started_ns: u64,
     /// The id of the thread's cgroup in the unified hierarchy (the inode number of its folder).
     pub cgroup_id: u64,
-    /// Id of the user stack, or [`NO_STACK`], or [`LOST_STACK`].
+    /// Id of the user stack, or [`NO_STACK`], [`LOST_STACK`] or [`GONE_STACK`].
     pub user_stack: u64,
     /// Id of the kernel stack, or [`NO_STACK`], or [`LOST_STACK`].
     pub kernel_stack: u64,
+    /// For collectors of waits, who ended this one: the id of a [`crate::wait::Waker`], or one of the constants beside it.
+    /// Otherwise 0.
+    pub waker: u64,
     /// Process id in the initial namespace.
     pub tgid: u32,
     /// How often the process has called `exec`: addresses of two images never mix.

@@ -1,6 +1,9 @@
 //! What a thread waits for, and what the kernel side keeps of threads that do not run.
 
-use crate::{limits::COMM_BYTES, stack::ImageKey};
+use crate::{
+    limits::{COMM_BYTES, SNAPSHOT_REGISTERS_MAX},
+    stack::{ImageKey, RecordHeader, StackKey},
+};
 
 /// What a thread waits for.
 #[repr(u32)]
@@ -24,6 +27,8 @@ pub enum WaitState {
     Preempted = 8,
     /// For its cgroup's next period: the quota of CPU time is used up.
     Throttled = 9,
+    /// For nothing: it runs.
+    Running = 10,
 }
 
 /// Set in the state of a wait that was too short for a stack.
@@ -41,10 +46,36 @@ pub struct Wait {
     pub user_stack: u64,
     /// The id of its cgroup in the unified hierarchy.
     pub cgroup_id: u64,
+    /// Who woke it, if that is asked for and it waited for long: the id of a [`Waker`], or [`NO_WAKER`].
+    pub waker: u64,
     /// For what it waits: a [`WaitState`].
     pub state: u32,
     /// Nothing.
     pub reserved: u32,
+}
+
+/// Nobody woke the thread yet, or nobody asked who did.
+pub const NO_WAKER: u64 = 0;
+
+/// An interrupt woke the thread: a timer, a device.
+pub const WAKER_INTERRUPT: u64 = 1;
+
+/// Who woke a thread, sent the first time that it is seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Waker {
+    /// Kind [`crate::stack::RecordKind::Waker`].
+    pub header: RecordHeader,
+    /// A 64-bit hash of all that follows: what [`StackKey`] refers to.
+    pub id: u64,
+    /// The process image.
+    pub image: ImageKey,
+    /// Id of the user stack.
+    pub user_stack: u64,
+    /// Id of the kernel stack.
+    pub kernel_stack: u64,
+    /// The thread's name, NUL-padded.
+    pub comm: [u8; COMM_BYTES],
 }
 
 /// A wait that is over, of the thread that now runs on a CPU: its user stack is taken when its system call returns.
@@ -69,6 +100,26 @@ pub struct FinishedWait {
     pub blocked_ns: u64,
     /// How long it then waited for a CPU, in nanoseconds.
     pub queued_ns: u64,
+    /// Who woke it: see [`Wait::waker`].
+    pub waker: u64,
     /// The thread's name, NUL-padded.
     pub comm: [u8; COMM_BYTES],
+}
+
+/// A wait that has not ended when the recording does, as it is read from an iterator over all threads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct UnfinishedWait {
+    /// Who waits, for what, and the stacks that are known.
+    pub key: StackKey,
+    /// How long so far, until it was woken, in nanoseconds.
+    pub blocked_ns: u64,
+    /// How long it has waited for a CPU since, in nanoseconds.
+    pub queued_ns: u64,
+    /// The thread.
+    pub tid: u32,
+    /// 1 if `registers` say where its user stack begins, which is still to be taken; otherwise 0.
+    pub has_registers: u32,
+    /// The user registers, as in [`crate::stack::StackSnapshot`].
+    pub registers: [u64; SNAPSHOT_REGISTERS_MAX],
 }

@@ -64,7 +64,7 @@ fn increase(value: *mut StackValue, weight: u64) {
 /// # Safety
 /// `target` is valid and aligned, and is only ever accessed atomically.
 #[inline(always)]
-unsafe fn atomic_add(target: *mut u64, amount: u64) {
+pub(crate) unsafe fn atomic_add(target: *mut u64, amount: u64) {
     // The target declares no compare-and-swap, so core offers no `fetch_add`; the instruction itself exists since BPF began.
     #[cfg(target_arch = "bpf")]
     // SAFETY: the caller's promise; the instruction touches those eight bytes only.

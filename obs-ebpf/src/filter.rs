@@ -31,6 +31,18 @@ static FILTER_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(FILTER_ENTRI
 #[inline(always)]
 #[must_use]
 pub fn admits(task: Task) -> bool {
+    passes(task, in_chosen_cgroup)
+}
+
+/// Whether a task passes that need not be the current one.
+#[inline(always)]
+#[must_use]
+pub fn admits_other(task: Task) -> bool {
+    passes(task, || is_in_chosen_cgroup(task))
+}
+
+#[inline(always)]
+fn passes(task: Task, in_chosen_cgroup: impl FnOnce() -> bool) -> bool {
     let flags = FILTER_FLAGS.load();
     if flags & NOT_SELF != 0 && task.tgid() == SELF_TGID.load() {
         return false;
@@ -73,6 +85,20 @@ fn in_chosen_cgroup() -> bool {
     false
 }
 
+/// Whether a task is in a chosen cgroup or below one.
+#[inline(always)]
+fn is_in_chosen_cgroup(task: Task) -> bool {
+    let mut cgroup = task.cgroup();
+    for _ in 0..CGROUP_DEPTH_MAX {
+        let Some(this) = cgroup else { return false };
+        if this.id().is_some_and(|id| FILTER_CGROUPS.get_ptr(id).is_some()) {
+            return true;
+        }
+        cgroup = this.parent();
+    }
+    false
+}
+
 /// Follows a fork: a child of a chosen process is chosen too.
 #[inline(always)]
 pub fn follow_fork(parent: Task, child: Task) {
@@ -85,16 +111,17 @@ pub fn follow_fork(parent: Task, child: Task) {
     }
 }
 
-/// Chooses a process that was to be chosen when it executes a program, as it does now.
+/// Chooses a process that was to be chosen when it executes a program, as it does now. Whether it was chosen now.
 #[inline(always)]
-pub fn follow_exec(task: Task) {
-    if let Some(choice) = FILTER_TGIDS.get_ptr_mut(task.tgid()) {
-        // SAFETY: the value stays valid while the program runs.
-        unsafe {
-            if *choice == CHOSEN_AT_EXEC {
-                *choice = CHOSEN;
-            }
+pub fn follow_exec(task: Task) -> bool {
+    let Some(choice) = FILTER_TGIDS.get_ptr_mut(task.tgid()) else { return false };
+    // SAFETY: the value stays valid while the program runs.
+    unsafe {
+        let is_due = *choice == CHOSEN_AT_EXEC;
+        if is_due {
+            *choice = CHOSEN;
         }
+        is_due
     }
 }
 

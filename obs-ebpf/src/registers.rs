@@ -17,7 +17,11 @@ use crate::task::Task;
 const WORDS: usize = 64;
 
 #[map]
-static REGISTERS: PerCpuArray<[u64; WORDS]> = PerCpuArray::with_max_entries(1, 0);
+static REGISTERS: PerCpuArray<[u64; WORDS]> = PerCpuArray::with_max_entries(2, 0);
+/// Of programs that nothing but an interrupt interrupts.
+const FOR_EVENTS: u32 = 0;
+/// Of iterators, which others interrupt.
+const FOR_ITERATORS: u32 = 1;
 
 /// A copy of the registers, in this CPU's scratch space, in the kernel's own order.
 #[derive(Clone, Copy)]
@@ -82,7 +86,19 @@ impl Registers {
     #[inline(always)]
     #[must_use]
     pub fn of(task: Task) -> Option<Self> {
-        let words = REGISTERS.get_ptr_mut(0)?;
+        Self::read(task, FOR_EVENTS)
+    }
+
+    /// The same, for iterators.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_iterated(task: Task) -> Option<Self> {
+        Self::read(task, FOR_ITERATORS)
+    }
+
+    #[inline(always)]
+    fn read(task: Task, place: u32) -> Option<Self> {
+        let words = REGISTERS.get_ptr_mut(place)?;
         // SAFETY: the task is the verifier's; the slice is the part of this CPU's scratch space that is filled.
         unsafe {
             let source = bpf_task_pt_regs(task.as_ptr()) as *const u8;

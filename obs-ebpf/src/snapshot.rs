@@ -12,13 +12,13 @@ use aya_ebpf::{
 use core::ffi::c_void;
 use obs_common::{
     limits::{SNAPSHOT_BELOW_BYTES, SNAPSHOT_PAGE_BYTES, SNAPSHOT_STACK_BYTES_MAX},
-    stack::{ImageKey, LOST_STACK, RecordHeader, RecordKind, SNAPSHOT_HEADER_BYTES, StackEnd, StackSnapshot},
+    stack::{ImageKey, RecordHeader, RecordKind, SNAPSHOT_HEADER_BYTES, StackEnd, StackSnapshot},
 };
 
 use crate::{
     registers::Registers,
     ring::{self, Wake},
-    stack::{HASH_SEED, mix},
+    stack::{HASH_SEED, mix, unreserved},
     task::Task,
 };
 
@@ -45,7 +45,7 @@ pub(crate) fn send(task: Task, image: &ImageKey, registers: Registers, end: Stac
     // SAFETY: the helper takes no arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     let sum = mix(mix(HASH_SEED, now_ns), u64::from(task.tid()) << 32 | u64::from(image.tgid));
-    let id = if sum <= LOST_STACK { sum + LOST_STACK + 1 } else { sum };
+    let id = unreserved(sum);
     // SAFETY: the record is this CPU's scratch space.
     let stack_bytes = unsafe {
         (*record).header = RecordHeader { kind: RecordKind::Snapshot as u32, end: end as u32 };

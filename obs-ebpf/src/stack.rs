@@ -12,7 +12,8 @@ use obs_common::{
     counters::KernelCounter,
     limits::{KERNEL_FRAMES_MAX, STACKS_SENT_MAX, USER_FRAMES_MAX},
     stack::{
-        ImageKey, LOST_STACK, NO_STACK, RecordHeader, RecordKind, STACK_RECORD_HEADER_BYTES, StackEnd, StackRecord,
+        FIRST_STACK, GONE_STACK, ImageKey, LOST_STACK, NO_STACK, RecordHeader, RecordKind, STACK_RECORD_HEADER_BYTES,
+        StackEnd, StackRecord,
     },
 };
 
@@ -29,7 +30,7 @@ use crate::{
 #[map]
 static STACK_SCRATCH: PerCpuArray<StackRecord<USER_FRAMES_MAX>> = PerCpuArray::with_max_entries(1, 0);
 
-/// Ids of stacks that user space has been sent.
+/// Ids of stacks, and of wakers, that user space has been sent.
 #[map]
 static STACKS_SENT: LruHashMap<u64, u8> = LruHashMap::with_max_entries(STACKS_SENT_MAX, 0);
 
@@ -116,12 +117,31 @@ pub(crate) fn mix(sum: u64, frame: u64) -> u64 {
     product ^ (product >> 29)
 }
 
+/// A sum as an id: the lowest numbers mean something else.
+#[inline(always)]
+pub(crate) fn unreserved(sum: u64) -> u64 {
+    if sum < FIRST_STACK { sum + FIRST_STACK } else { sum }
+}
+
+/// Whether user space was sent what has this id.
+#[inline(always)]
+pub(crate) fn was_sent(id: u64) -> bool {
+    STACKS_SENT.get_ptr(id).is_some()
+}
+
+/// Notes that user space was sent what has this id.
+#[inline(always)]
+pub(crate) fn note_sent(id: u64) {
+    // If this fails it is sent again, which is harmless.
+    let _ = STACKS_SENT.insert(id, 1, 0);
+}
+
 /// Gives the record its id and sends it unless that was done.
 #[inline(always)]
 fn publish(record: *mut StackRecord<USER_FRAMES_MAX>, sum: u64, frames_count: u64, end: StackEnd) -> u64 {
     let sum = mix(sum, (end as u64) << 32 | frames_count);
-    let id = if sum <= LOST_STACK { sum + LOST_STACK + 1 } else { sum };
-    if STACKS_SENT.get_ptr(id).is_some() {
+    let id = unreserved(sum);
+    if was_sent(id) {
         return id;
     }
     // SAFETY: the record is this CPU's scratch space.
@@ -135,10 +155,9 @@ fn publish(record: *mut StackRecord<USER_FRAMES_MAX>, sum: u64, frames_count: u6
         loss::count(KernelCounter::LostStackRingFull);
         return LOST_STACK;
     }
-    // If this fails the stack is sent again, which is harmless.
-    let _ = STACKS_SENT.insert(id, 1, 0);
+    note_sent(id);
     id
 }
 
-const _: () = assert!(NO_STACK < LOST_STACK, "the two reserved ids come first");
+const _: () = assert!(NO_STACK < FIRST_STACK && LOST_STACK < FIRST_STACK && GONE_STACK < FIRST_STACK);
 const _: () = assert!(KERNEL_FRAMES_MAX <= USER_FRAMES_MAX, "both kinds share the scratch space");

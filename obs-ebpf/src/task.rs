@@ -42,6 +42,21 @@ static OFFSET_TASK_CFS_RQ: Global<u32> = Global::new(ABSENT);
 /// [`ABSENT`] in kernels without quotas of CPU time.
 #[unsafe(no_mangle)]
 static OFFSET_CFS_RQ_THROTTLE_COUNT: Global<u32> = Global::new(ABSENT);
+/// [`ABSENT`] in kernels for one CPU.
+#[unsafe(no_mangle)]
+static OFFSET_TASK_ON_CPU: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static OFFSET_TASK_CGROUPS: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static OFFSET_CSS_SET_DFL_CGRP: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static OFFSET_CGROUP_KN: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static OFFSET_CGROUP_PARENT: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static OFFSET_CSS_CGROUP: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static OFFSET_KERNFS_NODE_ID: Global<u32> = Global::new(ABSENT);
 #[unsafe(no_mangle)]
 static OFFSET_TASK_FILES: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -178,6 +193,27 @@ impl Task {
         self.state() & TASK_DEAD != 0
     }
 
+    /// Whether it runs on a CPU.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_on_cpu(self) -> bool {
+        if OFFSET_TASK_ON_CPU.load() == ABSENT {
+            return self.is_runnable();
+        }
+        self.field::<u32>(&OFFSET_TASK_ON_CPU) != 0
+    }
+
+    /// Its cgroup in the unified hierarchy, as far as this kernel has one.
+    #[inline(always)]
+    #[must_use]
+    pub fn cgroup(self) -> Option<Cgroup> {
+        if OFFSET_TASK_CGROUPS.load() == ABSENT {
+            return None;
+        }
+        let set: *const u8 = self.field(&OFFSET_TASK_CGROUPS);
+        read_at(set, &OFFSET_CSS_SET_DFL_CGRP).map(Cgroup)
+    }
+
     /// Whether it is woken just now.
     #[inline(always)]
     #[must_use]
@@ -249,6 +285,30 @@ impl Task {
     pub fn process_is_over(self) -> bool {
         let signal: *const u8 = self.field(&OFFSET_TASK_SIGNAL);
         read_at::<u32>(signal, &OFFSET_SIGNAL_LIVE) == Some(0)
+    }
+}
+
+/// A cgroup.
+#[derive(Clone, Copy)]
+pub struct Cgroup(*const u8);
+
+impl Cgroup {
+    /// Its id: the number of its folder's inode.
+    #[inline(always)]
+    #[must_use]
+    pub fn id(self) -> Option<u64> {
+        read_at::<*const u8>(self.0, &OFFSET_CGROUP_KN).and_then(|node| read_at(node, &OFFSET_KERNFS_NODE_ID))
+    }
+
+    /// The one that it is in.
+    #[inline(always)]
+    #[must_use]
+    pub fn parent(self) -> Option<Self> {
+        let state: *const u8 = read_at(self.0, &OFFSET_CGROUP_PARENT)?;
+        if state.is_null() {
+            return None;
+        }
+        read_at(state, &OFFSET_CSS_CGROUP).map(Self)
     }
 }
 

@@ -5,26 +5,43 @@
 //! system call returns, and is the same as before. Only where no system call will return (it was pre-empted, or touched memory
 //! that was not there) the user stack is taken when the wait begins.
 //!
-//! Short waits are counted too, without a stack: all waits add up to the whole.
+//! Short waits are counted too, without a stack: all waits add up to the whole. Where running counts as well, each thread's
+//! whole life does.
+//!
+//! Threads that wait when a recording begins or ends are seen by [`iterate`]; who ends a wait, by [`waker`].
+
+pub mod iterate;
+pub mod waker;
 
 use aya_ebpf::{
     Global,
+    bindings::BPF_NOEXIST,
     helpers::{bpf_ktime_get_boot_ns, generated::bpf_get_current_cgroup_id},
     macros::map,
     maps::{HashMap, PerCpuArray},
 };
+use core::ffi::c_void;
 use obs_common::{
     counters::KernelCounter,
     limits::WAITS_MAX,
-    stack::{LOST_STACK, NO_STACK, StackKey},
-    wait::{FinishedWait, WAIT_IS_SHORT, Wait, WaitState},
+    stack::{GONE_STACK, LOST_STACK, NO_STACK, StackKey},
+    wait::{FinishedWait, NO_WAKER, WAIT_IS_SHORT, Wait, WaitState},
 };
 
-use crate::{counts, filter, loss, process, registers::Registers, stack, system_call, task::Task};
+use crate::{
+    counts, filter, loss, process,
+    registers::Registers,
+    stack, system_call,
+    task::{Cgroup, Task},
+};
 
 /// Waits of so many nanoseconds and more have stacks.
 #[unsafe(no_mangle)]
 static WAIT_THRESHOLD_NS: Global<u64> = Global::new(1_000_000);
+
+/// 1 if the time counts too in which threads run.
+#[unsafe(no_mangle)]
+static COUNTS_RUNNING: Global<u8> = Global::new(0);
 
 #[map]
 static WAITS: HashMap<u32, Wait> = HashMap::with_max_entries(WAITS_MAX, 0);
@@ -46,9 +63,11 @@ pub fn begin(task: Task) {
     if tid == 0 {
         return;
     }
-    if task.is_dead() {
-        // It may never have waited.
-        let _ = WAITS.remove(tid);
+    if COUNTS_RUNNING.load() != 0 {
+        count_run(task, tid);
+    }
+    if task.is_dead() && WAITS.remove(tid).is_ok() {
+        dies();
     }
     let registers = if task.is_kernel_thread() { None } else { Registers::of(task) };
     // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
@@ -92,6 +111,7 @@ fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
         user_stack: if needs_stack { LOST_STACK } else { NO_STACK },
         // SAFETY: the helper takes no arguments.
         cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        waker: NO_WAKER,
         state: state as u32,
         reserved: 0,
     };
@@ -104,12 +124,12 @@ fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
             (*known).state = wait.state;
             if !task.is_being_woken() {
                 (*known).woken_ns = 0;
+                (*known).waker = NO_WAKER;
             }
             (*known).since_ns = wait.since_ns;
         },
         None => {
-            if WAITS.insert(tid, wait, 0).is_err() {
-                loss::count(KernelCounter::LostWaitsFull);
+            if !follow(tid, &wait) {
                 return false;
             }
         }
@@ -117,15 +137,61 @@ fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
     needs_stack
 }
 
+/// Begins to follow a thread. Whether there was room.
+#[inline(always)]
+fn follow(tid: u32, wait: &Wait) -> bool {
+    if WAITS.insert(tid, wait, u64::from(BPF_NOEXIST)).is_err() {
+        // Not if another CPU was quicker.
+        if WAITS.get_ptr(tid).is_none() {
+            loss::count(KernelCounter::LostWaitsFull);
+        }
+        return false;
+    }
+    if COUNTS_RUNNING.load() != 0 {
+        loss::add(KernelCounter::ThreadTimeNs, wait.since_ns.wrapping_neg());
+    }
+    true
+}
+
+/// A thread that was followed is over.
+#[inline(always)]
+fn dies() {
+    if COUNTS_RUNNING.load() != 0 {
+        loss::add(KernelCounter::ThreadTimeNs, now_ns());
+    }
+}
+
+/// Counts for how long a thread, the current one, has run.
+#[inline(always)]
+fn count_run(task: Task, tid: u32) {
+    let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
+    // SAFETY: the value stays valid while the program runs.
+    let (since_ns, state, cgroup_id) = unsafe { ((*wait).since_ns, (*wait).state, (*wait).cgroup_id) };
+    if state != WaitState::Running as u32 || since_ns == 0 {
+        return;
+    }
+    let mut key = key_without_stacks(task, cgroup_id);
+    count_part(&mut key, state, now_ns().saturating_sub(since_ns));
+    // SAFETY: as above.
+    unsafe { (*wait).since_ns = 0 };
+}
+
 /// A thread is woken, by the current one or by an interrupt.
 #[inline(always)]
-pub fn wake(task: Task) {
-    if let Some(wait) = WAITS.get_ptr_mut(task.tid()) {
-        // SAFETY: the value stays valid while the program runs.
-        unsafe {
-            if (*wait).woken_ns == 0 {
-                (*wait).woken_ns = now_ns();
-            }
+pub fn wake(context: *mut c_void, task: Task) {
+    let Some(wait) = WAITS.get_ptr_mut(task.tid()) else { return };
+    // SAFETY: the value stays valid while the program runs.
+    let Wait { since_ns, woken_ns, state, .. } = unsafe { *wait };
+    if woken_ns != 0 {
+        return;
+    }
+    let now_ns = now_ns();
+    let is_long = since_ns != 0 && now_ns.saturating_sub(since_ns) >= WAIT_THRESHOLD_NS.load();
+    // SAFETY: as above.
+    unsafe {
+        (*wait).woken_ns = now_ns;
+        if is_long && state < WaitState::RunQueue as u32 {
+            (*wait).waker = waker::of(context);
         }
     }
 }
@@ -136,40 +202,30 @@ pub fn end(task: Task) {
     let tid = task.tid();
     let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
     // SAFETY: the value stays valid while the program runs.
-    let Wait { since_ns, woken_ns, user_stack, cgroup_id, state, .. } = unsafe { *wait };
-    if since_ns == 0 {
+    let this = unsafe { *wait };
+    let Wait { since_ns, user_stack, cgroup_id, waker, state, .. } = this;
+    if since_ns == 0 || state == WaitState::Running as u32 {
         return;
     }
+    let now_ns = now_ns();
     // SAFETY: as above.
     unsafe {
         (*wait).since_ns = 0;
         (*wait).woken_ns = 0;
+        if COUNTS_RUNNING.load() != 0 {
+            (*wait).since_ns = now_ns;
+            (*wait).state = WaitState::Running as u32;
+        }
     }
-    let now_ns = now_ns();
-    let is_runnable = state >= WaitState::RunQueue as u32;
-    let until_ns = if is_runnable || woken_ns == 0 || woken_ns > now_ns { now_ns } else { woken_ns };
-    // It may have been woken just before it could begin to wait.
-    let blocked_ns = until_ns.saturating_sub(since_ns);
-    let queued_ns = now_ns.saturating_sub(since_ns).saturating_sub(blocked_ns);
-    let image = task.image();
-    let comm = task.comm();
-    let threshold_ns = WAIT_THRESHOLD_NS.load();
-    if blocked_ns < threshold_ns && queued_ns < threshold_ns {
-        let mut key = StackKey {
-            started_ns: image.started_ns,
-            cgroup_id,
-            user_stack: NO_STACK,
-            kernel_stack: NO_STACK,
-            tgid: image.tgid,
-            exec_id: image.exec_id,
-            state: 0,
-            reserved: 0,
-            comm,
-        };
+    let (blocked_ns, queued_ns) = parts_ns(&this, now_ns);
+    if is_short(blocked_ns, queued_ns) {
+        let mut key = key_without_stacks(task, cgroup_id);
         count_part(&mut key, state | WAIT_IS_SHORT, blocked_ns);
         count_part(&mut key, WaitState::RunQueue as u32 | WAIT_IS_SHORT, queued_ns);
         return;
     }
+    let image = task.image();
+    let comm = task.comm();
     process::announce(task, &image);
     let kernel_stack = stack::kernel_of(task);
     let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
@@ -184,6 +240,7 @@ pub fn end(task: Task) {
         (*finished).kernel_stack = kernel_stack;
         (*finished).blocked_ns = blocked_ns;
         (*finished).queued_ns = queued_ns;
+        (*finished).waker = waker;
         (*finished).comm = comm;
         if registers.is_none() || user_stack != NO_STACK {
             count(finished, user_stack);
@@ -202,6 +259,8 @@ pub fn system_call_returns() {
         return;
     }
     let task = Task::current();
+    // Interrupts come in here, and wake others.
+    waker::keep_off(true);
     let registers = Registers::of(task);
     let user_stack = match registers {
         Some(registers) => {
@@ -211,28 +270,77 @@ pub fn system_call_returns() {
         }
         None => LOST_STACK,
     };
+    waker::keep_off(false);
     // SAFETY: as above.
     unsafe { count_finished(finished, registers, user_stack) };
+}
+
+/// The current thread's process was just chosen to be measured: it runs.
+#[inline(always)]
+pub fn begin_chosen(task: Task) {
+    if COUNTS_RUNNING.load() != 0 {
+        // SAFETY: the helper takes no arguments.
+        let cgroup_id = unsafe { bpf_get_current_cgroup_id() };
+        follow(task.tid(), &since_now(WaitState::Running, cgroup_id));
+    }
 }
 
 /// A thread is made, by the current one, and waits for a CPU for the first time.
 #[inline(always)]
 pub fn begin_new(task: Task) {
-    if !filter::admits(task) {
-        return;
+    if filter::admits_other(task) {
+        let cgroup_id = task.cgroup().and_then(Cgroup::id).unwrap_or(0);
+        follow(task.tid(), &since_now(WaitState::RunQueue, cgroup_id));
     }
-    let now_ns = now_ns();
-    let wait = Wait {
-        since_ns: now_ns,
+}
+
+/// What is known of a thread that begins to be followed.
+#[inline(always)]
+fn since_now(state: WaitState, cgroup_id: u64) -> Wait {
+    Wait {
+        since_ns: now_ns(),
         woken_ns: 0,
         user_stack: NO_STACK,
-        // SAFETY: the helper takes no arguments.
-        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
-        state: WaitState::RunQueue as u32,
+        cgroup_id,
+        waker: NO_WAKER,
+        state: state as u32,
         reserved: 0,
-    };
-    if WAITS.insert(task.tid(), wait, 0).is_err() {
-        loss::count(KernelCounter::LostWaitsFull);
+    }
+}
+
+/// How long a thread waited until it was woken, and how long for a CPU since, in nanoseconds.
+#[inline(always)]
+fn parts_ns(wait: &Wait, now_ns: u64) -> (u64, u64) {
+    let Wait { since_ns, woken_ns, state, .. } = *wait;
+    let is_runnable = state >= WaitState::RunQueue as u32;
+    let until_ns = if is_runnable || woken_ns == 0 || woken_ns > now_ns { now_ns } else { woken_ns };
+    // It may have been woken just before it could begin to wait.
+    let blocked_ns = until_ns.saturating_sub(since_ns);
+    (blocked_ns, now_ns.saturating_sub(since_ns).saturating_sub(blocked_ns))
+}
+
+/// Whether a wait of these parts gets no stack.
+#[inline(always)]
+fn is_short(blocked_ns: u64, queued_ns: u64) -> bool {
+    let threshold_ns = WAIT_THRESHOLD_NS.load();
+    blocked_ns < threshold_ns && queued_ns < threshold_ns
+}
+
+/// The key of what a thread does that has no stack.
+#[inline(always)]
+fn key_without_stacks(task: Task, cgroup_id: u64) -> StackKey {
+    let image = task.image();
+    StackKey {
+        started_ns: image.started_ns,
+        cgroup_id,
+        user_stack: NO_STACK,
+        kernel_stack: NO_STACK,
+        waker: NO_WAKER,
+        tgid: image.tgid,
+        exec_id: image.exec_id,
+        state: 0,
+        reserved: 0,
+        comm: task.comm(),
     }
 }
 
@@ -247,7 +355,7 @@ unsafe fn count_finished(finished: *mut FinishedWait, registers: Option<Register
         let (ip, sp) = ((*finished).ip, (*finished).sp);
         // It may have left that system call meanwhile, without coming by: a signal's handler returned, a program was executed.
         let is_same = registers.is_some_and(|registers| registers.ip() == ip && registers.sp() == sp);
-        count(finished, if is_same { user_stack } else { LOST_STACK });
+        count(finished, if is_same { user_stack } else { GONE_STACK });
         (*finished).tid = 0;
     }
 }
@@ -259,12 +367,14 @@ unsafe fn count_finished(finished: *mut FinishedWait, registers: Option<Register
 #[inline(always)]
 unsafe fn count(finished: *const FinishedWait, user_stack: u64) {
     // SAFETY: the caller's promise.
-    let FinishedWait { image, cgroup_id, kernel_stack, blocked_ns, queued_ns, comm, state, .. } = unsafe { *finished };
+    let FinishedWait { image, cgroup_id, kernel_stack, blocked_ns, queued_ns, waker, comm, state, .. } =
+        unsafe { *finished };
     let mut key = StackKey {
         started_ns: image.started_ns,
         cgroup_id,
         user_stack,
         kernel_stack,
+        waker,
         tgid: image.tgid,
         exec_id: image.exec_id,
         state: 0,
@@ -272,6 +382,7 @@ unsafe fn count(finished: *const FinishedWait, user_stack: u64) {
         comm,
     };
     count_part(&mut key, state, blocked_ns);
+    key.waker = NO_WAKER;
     // A pause for a CPU that is short gives no reason to look at the stack before it.
     if queued_ns < WAIT_THRESHOLD_NS.load() {
         key.user_stack = NO_STACK;

@@ -1,9 +1,11 @@
 //! Waits: each has its length, its reason and its stack, and together they are all the time that a thread did not run.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    harness::{Context, Need, Recording, Scenario},
+    harness::{Context, Need, Recording, Scenario, wait_until},
     read::folded::FoldedStack,
 };
 
@@ -33,6 +35,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         needs: &[Need::Root, Need::RealCpu, Need::Tool("taskset"), Need::Workload("busy")],
         run: shared_cpu,
     },
+    Scenario {
+        name: "offcpu::a_wait_longer_than_the_recording",
+        needs: &[Need::Root, Need::Workload("waits")],
+        run: longer_than_the_recording,
+    },
+    Scenario { name: "offcpu::who_woke_it", needs: &[Need::Root, Need::Workload("waits")], run: wakers },
     Scenario { name: "offcpu::what_it_waits_for", needs: &[Need::Root, Need::Workload("waits")], run: on_any_kernel },
 ];
 
@@ -121,6 +129,43 @@ fn shared_cpu(context: &Context) -> Result<()> {
     let all_ns = recording.seconds()? * 1e9;
     ensure!(waiting > 0.95 * cpu_ns, "{waiting} ns of waiting beside {cpu_ns} ns of CPU time");
     ensure!(waiting < 2.0 * all_ns - cpu_ns + 0.05 * all_ns, "{waiting} ns of waiting are more than there is");
+    Ok(())
+}
+
+/// What waits before a recording begins, and still when it ends, passes no tracepoint meanwhile.
+fn longer_than_the_recording(context: &Context) -> Result<()> {
+    let waiting = context.background("waits", &["hour"])?;
+    wait_until("the workload waits", context.limit(), || {
+        let name = fs::read_to_string(format!("/proc/{}/wchan", waiting.pid()))?;
+        Ok(name.contains("nanosleep"))
+    })?;
+    let pid = waiting.pid().to_string();
+    let recording = context.record_by("offcpu", ".folded", &["-d", "1s", "-p", &pid])?;
+    let folded = recording.folded()?;
+    let asleep = folded.count(|stack| stack.has("sleeps_for_an_hour") && leaf(stack) == "[sleep]");
+    is_within("asleep all the while", asleep as f64, recording.seconds()? * 1e9, 0.05)
+}
+
+/// Long waits tell who ended them, and where that was.
+fn wakers(context: &Context) -> Result<()> {
+    let program = context.program("waits");
+    let recording = context.record_by("offcpu", ".folded", &["--wakers", "--", &program, "pipe", "lock", "sleep"])?;
+    let folded = recording.folded()?;
+    for (waiting, state, waker, waking) in [
+        ("reads_a_byte", "[sleep]", "[woken by waits]", "writes_bytes"),
+        ("waits_for_the_lock", "[lock]", "[woken by waits]", "holds_the_lock"),
+        ("sleeps_in_a_named_function", "[sleep]", "[woken by an interrupt]", ""),
+    ] {
+        let is_long = |stack: &FoldedStack| stack.has(waiting) && stack.has(state);
+        let all = folded.count(is_long);
+        let told = folded.count(|stack| is_long(stack) && stack.has(waker) && (waking.is_empty() || stack.has(waking)));
+        println!("  {waiting}: of {:.1} ms, {:.1} ms ended by {waker} {waking}", all as f64 / 1e6, told as f64 / 1e6);
+        ensure!(all > 400_000_000, "only {all} ns in {waiting}");
+        ensure!(
+            told as f64 > 0.9 * all as f64,
+            "of {all} ns in {waiting} only {told} were ended by {waker} in {waking}"
+        );
+    }
     Ok(())
 }
 

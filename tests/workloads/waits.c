@@ -7,7 +7,10 @@
 //                    pipe   20 times 25 ms for a byte out of a pipe, which another thread writes
 //                    socket 20 times 25 ms for a byte out of a socket pair
 //                    poll   20 times 25 ms in poll
+//                    hour   one sleep of an hour
+//                    disk   2,000 writes past the page cache into a file of the current folder; the time on CPU is taken off
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -41,6 +44,10 @@ __attribute__((noinline)) void sleeps_long_once(void) {
     double begin = now();
     nap(2000L * 1000 * 1000);
     waited_seconds += now() - begin;
+}
+
+__attribute__((noinline)) void sleeps_for_an_hour(void) {
+    nap(3600L * 1000 * 1000 * 1000);
 }
 
 __attribute__((noinline)) void sleeps_short_often(int times) {
@@ -119,6 +126,29 @@ static void bytes(int ends[2], int polls) {
     pthread_join(thread, NULL);
 }
 
+static double cpu_time(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+__attribute__((noinline)) void writes_to_the_disk(int file, void *block) {
+    double begin = now() - cpu_time();
+    for (int i = 0; i < 2000; i++) {
+        if (pwrite(file, block, 4096, i % 64 * 4096) != 4096) abort();
+    }
+    waited_seconds += now() - cpu_time() - begin;
+}
+
+static void disk(void) {
+    char path[] = "waits-XXXXXX";
+    void *block;
+    int file = mkostemp(path, O_DIRECT | O_DSYNC);
+    if (file < 0 || unlink(path) != 0 || posix_memalign(&block, 4096, 4096) != 0) abort();
+    memset(block, 'x', 4096);
+    writes_to_the_disk(file, block);
+}
+
 int main(int count, char **words) {
     for (int i = 1; i < count; i++) {
         int ends[2];
@@ -135,6 +165,10 @@ int main(int count, char **words) {
         } else if (strcmp(words[i], "socket") == 0) {
             if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) return 1;
             bytes(ends, 0);
+        } else if (strcmp(words[i], "hour") == 0) {
+            sleeps_for_an_hour();
+        } else if (strcmp(words[i], "disk") == 0) {
+            disk();
         } else {
             fprintf(stderr, "waits: unknown kind %s\n", words[i]);
             return 2;

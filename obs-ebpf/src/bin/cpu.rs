@@ -52,6 +52,7 @@ pub fn cpu_sample(context: PerfEventContext) -> u32 {
         cgroup_id: unsafe { bpf_get_current_cgroup_id() },
         user_stack,
         kernel_stack,
+        waker: 0,
         tgid: image.tgid,
         exec_id: image.exec_id,
         state: 0,

@@ -8,9 +8,13 @@
     reason = "the macros make public items of the programs below, and pass them their contexts"
 )]
 
-use aya_ebpf::{bindings::task_struct, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext as _, bindings::task_struct, macros::btf_tracepoint, programs::BtfTracePointContext};
 use obs_common::counters::KernelCounter;
-use obs_ebpf::{filter, loss, task::Task, wait};
+use obs_ebpf::{
+    filter, loss,
+    task::Task,
+    wait::{self, iterate::TaskIteration},
+};
 
 /// Runs on each switch from one thread to another, while the first is still the current one.
 #[btf_tracepoint(function = "sched_switch")]
@@ -24,7 +28,7 @@ pub fn offcpu_switch(context: BtfTracePointContext) -> i32 {
 /// Runs when a thread is woken, in whatever wakes it.
 #[btf_tracepoint(function = "sched_waking")]
 pub fn offcpu_waking(context: BtfTracePointContext) -> i32 {
-    wait::wake(Task::from_argument(context.arg::<*const task_struct>(0)));
+    wait::wake(context.as_ptr(), Task::from_argument(context.arg::<*const task_struct>(0)));
     0
 }
 
@@ -54,7 +58,10 @@ pub fn offcpu_fork(context: BtfTracePointContext) -> i32 {
 /// Chooses processes that were to be chosen when they execute a program.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn offcpu_exec(_context: BtfTracePointContext) -> i32 {
-    filter::follow_exec(Task::current());
+    let task = Task::current();
+    if filter::follow_exec(task) {
+        wait::begin_chosen(task);
+    }
     0
 }
 
@@ -62,6 +69,36 @@ pub fn offcpu_exec(_context: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn offcpu_exit(context: BtfTracePointContext) -> i32 {
     filter::forget(Task::from_argument(context.arg::<*const task_struct>(0)));
+    0
+}
+
+/// Runs for each thread when a recording begins.
+///
+/// # Safety
+/// The kernel gives it the context of an iterator over threads.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub unsafe extern "C" fn offcpu_begun(context: *const TaskIteration) -> i32 {
+    // SAFETY: as the kernel promises.
+    if let Some(task) = unsafe { TaskIteration::task(context) } {
+        wait::iterate::begun(task);
+    }
+    0
+}
+
+/// Runs for each thread when a recording has ended.
+///
+/// # Safety
+/// The kernel gives it the context of an iterator over threads.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub unsafe extern "C" fn offcpu_unfinished(context: *const TaskIteration) -> i32 {
+    // SAFETY: as the kernel promises.
+    unsafe {
+        if let Some(task) = TaskIteration::task(context) {
+            wait::iterate::unfinished(context, task);
+        }
+    }
     0
 }
 

@@ -12,6 +12,7 @@ mod record;
 mod stdout;
 mod store;
 mod summary;
+mod targets;
 
 use std::process::ExitCode;
 

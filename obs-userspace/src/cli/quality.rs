@@ -44,14 +44,14 @@ pub(super) fn run(pid: u32, duration: Duration, json: bool, out: &mut dyn Write)
     // What it is asked about is how stacks are walked, not what the frames are called.
     let symbol_cache = SymbolCache::Off;
     let recording = Recording {
-        spec: &cpu::SPEC,
+        specs: [&cpu::SPEC],
         settings,
         duration: Some(duration),
         command: Vec::new(),
         detail: FrameDetail::Functions,
         symbol_cache,
     };
-    let summary = recording::run(recording, &mut |_| ())?.summary();
+    let [summary] = recording::run(recording, &mut |_| ())?.summaries();
     if json {
         let Summary { duration_seconds, processes, frames, notes, .. } = &summary;
         serde_json::to_writer_pretty(

@@ -1,7 +1,6 @@
 //! `obs record COLLECTOR`: measures for a while, writes a profile, says what it lost and what it cost.
 
 use std::{
-    ffi::OsString,
     io::{self, Write as _},
     path::PathBuf,
     time::Duration,
@@ -9,17 +8,22 @@ use std::{
 
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 
-use super::{Failure, output::Output, progress::Progress, summary};
+use super::{
+    Failure,
+    output::Output,
+    progress::Progress,
+    summary,
+    targets::{self, TargetArgs},
+};
 use crate::{
-    collect::{self, COLLECTORS, Settings, UNWIND_BYTES_DEFAULT, WAIT_THRESHOLD_DEFAULT},
+    collect::{self, COLLECTORS, Settings, UNWIND_BYTES_DEFAULT},
     config::{
         duration,
-        filter::Filter,
         sampling::{Frequency, SamplingEvent},
         symbol_cache::SymbolCache,
+        waits::{self, WaitSettings},
     },
     export::{self, ExportError, Format},
-    kernel::launch::{self, Running},
     model::profile::FrameDetail,
     pipeline::record::{self as recording, Recording},
 };
@@ -31,6 +35,7 @@ Examples:
   obs record cpu -o build.svg -- make -j4           a command and its children, from the first instruction to the last
   obs record cpu -d 10s --comm postgres             everything named postgres, as folded stacks on standard output
   obs record offcpu -d 10s -p 1234 -o waits.svg     where a process's threads wait, and what for
+  obs record offcpu --wakers -d 10s -o chain.svg    every wait of the host, and who ended it
   obs record cpu -d 10s --cgroup /sys/fs/cgroup/system.slice -o slice.speedscope.json";
 
 /// Arguments of `obs record`.
@@ -41,30 +46,17 @@ pub(super) struct RecordArgs {
     #[arg(value_parser = PossibleValuesParser::new(collectors()))]
     collector: String,
 
-    /// Measure this process, and the children that it starts from now on; may be repeated
-    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
-    pids: Vec<u32>,
-    /// Measure this thread; may be repeated
-    #[arg(short, long = "tid", value_name = "TID", value_parser = clap::value_parser!(u32).range(1..))]
-    tids: Vec<u32>,
-    /// Measure processes and threads of this name (as in ps -o comm); may be repeated
-    #[arg(long = "comm", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    comms: Vec<String>,
-    /// Measure what runs in this folder of the cgroup2 file system, or below it; may be repeated
-    #[arg(long = "cgroup", value_name = "PATH")]
-    cgroups: Vec<PathBuf>,
-    /// Measure every process (the default when nothing else is chosen)
-    #[arg(short, long, conflicts_with_all = ["pids", "tids", "comms", "cgroups", "command"])]
-    all: bool,
-    /// Leave out the children that chosen processes start
-    #[arg(long)]
-    no_follow: bool,
+    #[command(flatten)]
+    targets: TargetArgs,
 
     #[arg(short = 'F', long, value_name = "HERTZ", help = format!("Samples per second and CPU [default: {}]", Frequency::default()))]
     frequency: Option<Frequency>,
     /// How long a wait must be to have a stack (offcpu); shorter ones are counted without [default: 1ms]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     threshold: Option<Duration>,
+    /// Also note who ended each long wait, and where (offcpu)
+    #[arg(long)]
+    wakers: bool,
     #[arg(long, value_name = "EVENT", help = format!("What triggers samples: cpu-clock works everywhere, cycles needs hardware counters [default: {}]", SamplingEvent::default()))]
     event: Option<SamplingEvent>,
     /// How long to record, e.g. 10s or 5m; without it, until Ctrl-C or until the command exits
@@ -89,10 +81,6 @@ pub(super) struct RecordArgs {
     /// Log what the BPF programs themselves say (with --log-level debug)
     #[arg(long)]
     bpf_log: bool,
-
-    /// A command to start and measure, with its children, from its first instruction
-    #[arg(last = true, value_name = "CMD", num_args = 1..)]
-    command: Vec<OsString>,
 }
 
 /// What tells frames apart.
@@ -123,11 +111,8 @@ fn collectors() -> impl Iterator<Item = &'static str> {
 }
 
 /// Runs the verb.
-pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
-    let missing_command = args.command.is_empty() && std::env::args_os().any(|word| word == "--");
-    if missing_command {
-        return Err(Failure::Usage("a command must follow `--`, e.g. obs record cpu -o out.svg -- make".to_owned()));
-    }
+pub(super) fn run(mut args: RecordArgs) -> Result<u8, Failure> {
+    args.targets.check("obs record cpu -o out.svg -- make")?;
     let format = match args.format {
         Some(format) => format,
         None if args.output.as_os_str() == "-" => Format::Folded,
@@ -140,27 +125,21 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
             format!("{} counts every event and does not sample: leave out --frequency and --event", spec.name);
         return Err(Failure::Usage(message));
     }
-    if spec.samples && args.threshold.is_some() {
-        return Err(Failure::Usage(format!("{} samples and has no threshold: leave out --threshold", spec.name)));
+    if spec.samples && (args.threshold.is_some() || args.wakers) {
+        let message = format!("{} samples and measures no waits: leave out --threshold and --wakers", spec.name);
+        return Err(Failure::Usage(message));
     }
-    let nothing_chosen =
-        args.pids.is_empty() && args.tids.is_empty() && args.comms.is_empty() && args.cgroups.is_empty();
     let settings = Settings {
-        filter: Filter {
-            pids: args.pids,
-            pids_at_exec: Vec::new(),
-            tids: args.tids,
-            comms: args.comms,
-            cgroups: args.cgroups,
-            follow_children: !args.no_follow,
-            // On a recording of the whole host, obs is part of the host.
-            exclude_self: !nothing_chosen,
-        },
+        filter: args.targets.take_filter(),
         event: args.event.unwrap_or_default(),
         frequency: args.frequency.unwrap_or_default(),
         bpf_log: args.bpf_log,
         unwind_bytes: UNWIND_BYTES_DEFAULT,
-        wait_threshold: args.threshold.unwrap_or(WAIT_THRESHOLD_DEFAULT),
+        waits: WaitSettings {
+            threshold: args.threshold.unwrap_or(waits::THRESHOLD_DEFAULT),
+            wakers: args.wakers,
+            running: false,
+        },
     };
     // Before anything is measured: a recording that cannot be kept is not worth making.
     let output = Output::open(&args.output)?;
@@ -171,17 +150,25 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         Detail::Addresses => FrameDetail::Addresses,
     };
     let symbol_cache = args.symbol_cache.unwrap_or_else(|| SymbolCache::usual(rustix::process::geteuid().is_root()));
-    let recording = Recording { spec, settings, duration: args.duration, command: args.command, detail, symbol_cache };
+    let recording = Recording {
+        specs: [spec],
+        settings,
+        duration: args.duration,
+        command: args.targets.command,
+        detail,
+        symbol_cache,
+    };
     let mut progress = Progress::new(args.duration, args.summary == SummaryForm::Text);
     let recorded = recording::run(recording, &mut |state| progress.show(state))?;
     progress.finish();
 
-    output.write(|writer| match export::write(&recorded.profile, format, writer) {
+    let [part] = &recorded.parts;
+    output.write(|writer| match export::write(&part.profile, format, writer) {
         Ok(()) => Ok(()),
         Err(ExportError::Write { source, .. }) => Err(source),
         Err(error) => Err(io::Error::other(error)),
     })?;
-    let summary = recorded.summary();
+    let [summary] = recorded.summaries();
     let mut stderr = io::stderr().lock();
     match args.summary {
         SummaryForm::Text => summary::write_text(&summary, &args.output, &mut stderr)?,
@@ -189,14 +176,5 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
         SummaryForm::None => {}
     }
     drop(stderr);
-    exit_code(recorded.command)
-}
-
-/// The command's own exit status; waits for it, because the caller asked obs to run it.
-fn exit_code(command: Option<Running>) -> Result<u8, Failure> {
-    let Some(mut command) = command else { return Ok(0) };
-    if command.try_wait()?.is_none() {
-        eprintln!("obs: the recording is over, the command still runs: waiting for it (Ctrl-C interrupts it)");
-    }
-    Ok(launch::exit_code(command.wait()?))
+    targets::exit_code(recorded.command)
 }

@@ -129,7 +129,8 @@ impl Collector for Cpu {
         Ok(())
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self) -> Result<(), KernelError> {
         self.object.detach();
+        Ok(())
     }
 }

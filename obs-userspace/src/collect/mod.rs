@@ -8,7 +8,7 @@ pub mod offcpu;
 pub mod resources;
 mod stacks;
 
-use std::{os::fd::BorrowedFd, time::Duration};
+use std::os::fd::BorrowedFd;
 
 pub(crate) use self::stacks::user_stack;
 
@@ -16,6 +16,7 @@ use crate::{
     config::{
         filter::Filter,
         sampling::{Frequency, SamplingEvent},
+        waits::WaitSettings,
     },
     kernel::{
         attach::KernelTypes,
@@ -63,7 +64,7 @@ pub struct CollectorSpec {
     /// What it hands on.
     pub outputs: &'static [Output],
     /// Whether it samples: whether [`Settings::event`] and [`Settings::frequency`] mean something to it. Otherwise it measures
-    /// waits, and [`Settings::wait_threshold`] does.
+    /// waits, and [`Settings::waits`] does.
     pub samples: bool,
     /// Loads, attaches and starts it.
     pub start: fn(&Settings) -> Result<Box<dyn Collector>, KernelError>,
@@ -113,15 +114,12 @@ pub struct Settings {
     pub bpf_log: bool,
     /// Memory in the kernel for unwind tables, in bytes, for collectors that take stacks.
     pub unwind_bytes: u32,
-    /// How long a wait must be to have a stack, for collectors of waits.
-    pub wait_threshold: Duration,
+    /// What is measured of waits, for collectors of waits.
+    pub waits: WaitSettings,
 }
 
 /// Enough for the largest library that is common (LLVM: 5 MB) and some hundred of the usual size.
 pub const UNWIND_BYTES_DEFAULT: u32 = 16 << 20;
-
-/// Long enough that a stack costs little beside the wait itself.
-pub const WAIT_THRESHOLD_DEFAULT: Duration = Duration::from_millis(1);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -131,7 +129,7 @@ impl Default for Settings {
             frequency: Frequency::default(),
             bpf_log: false,
             unwind_bytes: UNWIND_BYTES_DEFAULT,
-            wait_threshold: WAIT_THRESHOLD_DEFAULT,
+            waits: WaitSettings::default(),
         }
     }
 }
@@ -143,6 +141,8 @@ pub struct Polled {
     pub processes: Vec<ProcessEvent>,
     /// Stacks that the kernel side could not walk, for whoever can.
     pub snapshots: Vec<StackSnapshot>,
+    /// Whether there is more that the next call says at once.
+    pub has_more: bool,
 }
 
 /// A collector at work. Dropping it removes everything from the kernel.
@@ -172,6 +172,15 @@ pub trait Collector: Send {
     /// If the kernel side cannot be read.
     fn sample_counts(&self) -> Result<SampleCounts, KernelError>;
 
+    /// How long the threads that were measured lived together, in nanoseconds: what all that was counted adds up to. `None` for
+    /// collectors that do not count all that threads do. Only after [`Collector::stop`].
+    ///
+    /// # Errors
+    /// If the kernel side cannot be read.
+    fn thread_time_ns(&self) -> Result<Option<u64>, KernelError> {
+        Ok(None)
+    }
+
     /// What the value types of stacks are, for this collector's settings.
     fn value_types(&self) -> &'static [ValueType];
 
@@ -194,7 +203,10 @@ pub trait Collector: Send {
     fn set_frequency(&mut self, frequency: Option<Frequency>) -> Result<(), KernelError>;
 
     /// Stops measuring; what was measured can still be drained.
-    fn stop(&mut self);
+    ///
+    /// # Errors
+    /// If what is still under way cannot be read; what was measured before can be drained all the same.
+    fn stop(&mut self) -> Result<(), KernelError>;
 }
 
 /// Brings a collector's object into the kernel.
@@ -208,7 +220,7 @@ fn load(spec: &CollectorSpec, settings: &Settings) -> Result<Object, KernelError
             filter: &settings.filter,
             log: settings.bpf_log,
             unwind_bytes: settings.unwind_bytes,
-            wait_threshold: settings.wait_threshold,
+            waits: settings.waits,
         },
     )
 }

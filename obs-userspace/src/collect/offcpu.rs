@@ -4,13 +4,14 @@ use std::os::fd::BorrowedFd;
 
 use super::{Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, follow, load, stacks::StackReader};
 use crate::{
-    config::sampling::Frequency,
+    config::{sampling::Frequency, waits::WaitSettings},
     kernel::{
         attach::KernelTypes,
         features::Feature,
         load::{KernelError, Object},
         read::{ProgramLog, ProgramStats},
         unwind::UnwindMaps,
+        waits::UnfinishedWaits,
     },
     model::{profile::ValueType, record::Record, stack::Stack, summary::SampleCounts},
 };
@@ -47,21 +48,33 @@ pub const SPEC: CollectorSpec = CollectorSpec {
 struct OffCpu {
     object: Object,
     stacks: StackReader,
+    unfinished: UnfinishedWaits,
+    settings: WaitSettings,
     log: Option<ProgramLog>,
 }
+
+/// The program that runs for each thread at the beginning.
+const BEGUN: &str = "offcpu_begun";
+/// The program that runs for each thread at the end.
+const UNFINISHED: &str = "offcpu_unfinished";
 
 fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
     let mut object = load(&SPEC, settings)?;
     let stacks = StackReader::take(&mut object)?;
     let log = settings.bpf_log.then(|| ProgramLog::take(&mut object)).transpose()?;
     let types = KernelTypes::read()?;
+    let unfinished = UnfinishedWaits::take(&mut object)?;
+    object.load_task_iterator(BEGUN, &types)?;
+    object.load_task_iterator(UNFINISHED, &types)?;
     follow(&mut object, settings, ["offcpu_fork", "offcpu_exec", "offcpu_exit"])?;
     // Who ends a wait comes first: a wait that nobody could end would seem to last for ever.
     object.attach_btf_tracepoint("offcpu_return", "sys_exit", &types)?;
     object.attach_btf_tracepoint("offcpu_waking", "sched_waking", &types)?;
     object.attach_btf_tracepoint("offcpu_switch", "sched_switch", &types)?;
     object.attach_btf_tracepoint("offcpu_new", "sched_wakeup_new", &types)?;
-    Ok(Box::new(OffCpu { object, stacks, log }))
+    // Last: a thread whose wait ends meanwhile is seen by the others.
+    object.run_task_iterator(BEGUN)?;
+    Ok(Box::new(OffCpu { object, stacks, unfinished, settings: settings.waits, log }))
 }
 
 impl Collector for OffCpu {
@@ -108,7 +121,14 @@ impl Collector for OffCpu {
         Ok(())
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self) -> Result<(), KernelError> {
         self.object.detach();
+        let waits = self.unfinished.read(&mut self.object, UNFINISHED)?;
+        self.stacks.add_unfinished(waits);
+        Ok(())
+    }
+
+    fn thread_time_ns(&self) -> Result<Option<u64>, KernelError> {
+        if self.settings.running { self.stacks.thread_time_ns().map(Some) } else { Ok(None) }
     }
 }

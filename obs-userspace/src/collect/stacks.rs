@@ -6,31 +6,42 @@
 mod decode;
 mod table;
 
-use std::{collections::HashSet, os::fd::AsFd as _, os::fd::BorrowedFd, sync::Arc};
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
+};
 
 use obs_common::{
     counters::KernelCounter,
-    stack::{LOST_STACK, NO_STACK, StackKey, StackValue},
+    limits::SNAPSHOT_BELOW_BYTES,
+    stack::{GONE_STACK, LOST_STACK, NO_STACK, StackKey, StackValue},
+    wait::{NO_WAKER, UnfinishedWait, WAIT_IS_SHORT, WAKER_INTERRUPT, WaitState},
 };
 
 pub(crate) use self::decode::user_stack;
 use self::{
-    decode::{Decoded, decode, text, wait},
-    table::{StackTable, WalkedStacks},
+    decode::{Decoded, WakerIds, decode, decode_registers, text, wait},
+    table::{SentTable, WalkedStacks},
 };
 use super::Polled;
 use crate::{
     kernel::{
         load::{KernelError, Object},
         read::{KernelCounters, Ring, StackCounts, StacksSent},
+        waits::stack_memory,
     },
     model::{
         process::ProcessKey,
         record::{Record, StackSample},
-        stack::{Stack, StackEnd},
+        stack::{Stack, StackEnd, StackSnapshot},
         summary::SampleCounts,
+        wait::{Waker, WakerThread},
     },
 };
+
+/// Most stacks of threads that still wait that are read at a time: each takes 28 KiB until it is walked.
+const UNFINISHED_AT_A_TIME: usize = 64;
 
 /// The user-space half of `obs_ebpf::{stack, counts, process, loss}`.
 pub(super) struct StackReader {
@@ -38,7 +49,8 @@ pub(super) struct StackReader {
     counts: StackCounts,
     counters: KernelCounters,
     sent: StacksSent,
-    stacks: StackTable,
+    stacks: SentTable<Arc<Stack>>,
+    wakers: SentTable<WakerIds>,
     walked: WalkedStacks,
     /// What was read and not yet handed out.
     polled: Polled,
@@ -46,6 +58,8 @@ pub(super) struct StackReader {
     incomplete: HashSet<u64>,
     /// Counts of those.
     waiting: Vec<(StackKey, StackValue)>,
+    /// Waits that had not ended, of which the user stacks are still to be read, by their numbers.
+    unfinished: Vec<(u64, UnfinishedWait)>,
     malformed_count: u64,
 }
 
@@ -57,11 +71,13 @@ impl StackReader {
             counts: StackCounts::take(object)?,
             counters: KernelCounters::take(object)?,
             sent: StacksSent::take(object)?,
-            stacks: StackTable::default(),
+            stacks: SentTable::default(),
+            wakers: SentTable::default(),
             walked: WalkedStacks::default(),
             polled: Polled::default(),
             incomplete: HashSet::new(),
             waiting: Vec::new(),
+            unfinished: Vec::new(),
             malformed_count: 0,
         })
     }
@@ -73,13 +89,16 @@ impl StackReader {
     /// Hands on what came through the ring buffer, but keeps the stacks.
     pub(super) fn poll(&mut self) -> Polled {
         self.read_ring();
+        self.read_unfinished();
+        self.polled.has_more = !self.unfinished.is_empty();
         std::mem::take(&mut self.polled)
     }
 
     fn read_ring(&mut self) {
-        let Self { ring, stacks, polled, incomplete, malformed_count, .. } = self;
+        let Self { ring, stacks, wakers, polled, incomplete, malformed_count, .. } = self;
         ring.drain(|bytes| match decode(bytes) {
             Some(Decoded::Stack { id, stack }) => stacks.insert(id, Arc::new(stack)),
+            Some(Decoded::Waker { id, waker }) => wakers.insert(id, waker),
             Some(Decoded::Seen(event)) => polled.processes.push(event),
             Some(Decoded::Snapshot(snapshot)) => {
                 incomplete.insert(snapshot.id);
@@ -87,6 +106,42 @@ impl StackReader {
             }
             None => *malformed_count += 1,
         });
+    }
+
+    /// Counts what had not ended. User stacks that are still to be taken are handed on by the next calls of [`Self::poll`].
+    pub(super) fn add_unfinished(&mut self, waits: Vec<UnfinishedWait>) {
+        for (number, wait) in (0..).zip(waits) {
+            let UnfinishedWait { mut key, blocked_ns, queued_ns, .. } = wait;
+            if wait.has_registers != 0 {
+                // Other ids are hashes.
+                key.user_stack = u64::MAX - number;
+                self.incomplete.insert(key.user_stack);
+                self.unfinished.push((key.user_stack, wait));
+            }
+            let queue = WaitState::RunQueue as u32 | (key.state & WAIT_IS_SHORT);
+            for (state, weight) in [(key.state, blocked_ns), (queue, queued_ns)] {
+                if weight > 0 {
+                    self.waiting.push((StackKey { state, ..key }, StackValue { count: 1, weight }));
+                }
+            }
+        }
+    }
+
+    /// Reads stacks of threads that still wait.
+    fn read_unfinished(&mut self) {
+        let first = self.unfinished.len().saturating_sub(UNFINISHED_AT_A_TIME);
+        for (id, wait) in self.unfinished.split_off(first) {
+            let UnfinishedWait { key, tid, registers, .. } = wait;
+            let registers = decode_registers(&registers);
+            let memory_start = registers.sp.wrapping_sub(SNAPSHOT_BELOW_BYTES as u64);
+            match stack_memory(key.tgid, tid, registers.ip, registers.sp, memory_start) {
+                Some(memory) => {
+                    let process = process(&key);
+                    self.polled.snapshots.push(StackSnapshot { id, process, registers, memory_start, memory });
+                }
+                None => self.complete(id, Some(Stack { frames: Box::default(), end: StackEnd::Gone })),
+            }
+        }
     }
 
     /// Takes what became of a snapshot.
@@ -102,41 +157,73 @@ impl StackReader {
         self.counts.drain(|key, value| counted.push((*key, *value)))?;
         // After the counts: every stack that they name has been sent by now.
         self.read_ring();
-        let (waiting, ready) = counted.into_iter().partition(|(key, _)| self.incomplete.contains(&key.user_stack));
+        let (waiting, ready) = counted.into_iter().partition(|(key, _)| self.is_incomplete(key));
         self.waiting = waiting;
         let ready: Vec<(StackKey, StackValue)> = ready;
-        let lost = Arc::new(Stack { frames: Box::default(), end: StackEnd::Lost });
-        records.extend(ready.iter().map(|(key, value)| Record::StackSample(self.sample(key, value, &lost))));
+        records.extend(ready.iter().map(|(key, value)| Record::StackSample(self.sample(key, value))));
         self.walked.age();
-        for id in self.stacks.age() {
+        for id in self.stacks.age().into_iter().chain(self.wakers.age()) {
             self.sent.forget(id);
         }
         Ok(())
     }
 
-    fn sample(&mut self, key: &StackKey, value: &StackValue, lost: &Arc<Stack>) -> StackSample {
-        let mut stack = |id| match id {
+    /// Whether a stack is still to be walked.
+    fn is_incomplete(&mut self, key: &StackKey) -> bool {
+        let waker = (key.waker > WAKER_INTERRUPT).then(|| self.wakers.get(key.waker)).flatten();
+        self.incomplete.contains(&key.user_stack)
+            || waker.is_some_and(|waker| self.incomplete.contains(&waker.user_stack))
+    }
+
+    fn sample(&mut self, key: &StackKey, value: &StackValue) -> StackSample {
+        StackSample {
+            process: process(key),
+            thread_name: text(&key.comm),
+            cgroup_id: key.cgroup_id,
+            user: self.stack(key.user_stack),
+            kernel: self.stack(key.kernel_stack),
+            wait: wait(key.state),
+            waker: self.waker(key.waker),
+            count: value.count,
+            weight: value.weight,
+        }
+    }
+
+    fn stack(&mut self, id: u64) -> Option<Arc<Stack>> {
+        let without_frames = |end| Some(Arc::new(Stack { frames: Box::default(), end }));
+        match id {
             NO_STACK => None,
-            LOST_STACK => Some(lost.clone()),
-            id => self.walked.take(id).unwrap_or_else(|| {
+            LOST_STACK => without_frames(StackEnd::Lost),
+            GONE_STACK => without_frames(StackEnd::Gone),
+            id => self.walked.get(id).unwrap_or_else(|| {
                 let known = self.stacks.get(id);
                 if known.is_none() {
                     // The kernel side believes that it was sent: let it be sent again.
                     self.sent.forget(id);
                 }
-                Some(known.unwrap_or_else(|| lost.clone()))
+                known.or_else(|| without_frames(StackEnd::Lost))
             }),
-        };
-        StackSample {
-            process: ProcessKey { pid: key.tgid, started_ns: key.started_ns, exec_id: key.exec_id },
-            thread_name: text(&key.comm),
-            cgroup_id: key.cgroup_id,
-            user: stack(key.user_stack),
-            kernel: stack(key.kernel_stack),
-            wait: wait(key.state),
-            count: value.count,
-            weight: value.weight,
         }
+    }
+
+    fn waker(&mut self, id: u64) -> Option<Waker> {
+        match id {
+            NO_WAKER => None,
+            WAKER_INTERRUPT => Some(Waker::Interrupt),
+            id => {
+                let Some(WakerIds { process, thread_name, user_stack, kernel_stack }) = self.wakers.get(id) else {
+                    self.sent.forget(id);
+                    return Some(Waker::Lost);
+                };
+                let (user, kernel) = (self.stack(user_stack), self.stack(kernel_stack));
+                Some(Waker::Thread(Arc::new(WakerThread { process, thread_name, user, kernel })))
+            }
+        }
+    }
+
+    /// How long all threads lived together that were followed, in nanoseconds.
+    pub(super) fn thread_time_ns(&self) -> Result<u64, KernelError> {
+        Ok(self.counters.read()?[KernelCounter::ThreadTimeNs as usize])
     }
 
     /// What became of the samples.
@@ -156,4 +243,8 @@ impl StackReader {
             idle: of(KernelCounter::Idle),
         })
     }
+}
+
+fn process(key: &StackKey) -> ProcessKey {
+    ProcessKey { pid: key.tgid, started_ns: key.started_ns, exec_id: key.exec_id }
 }

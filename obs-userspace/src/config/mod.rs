@@ -5,3 +5,4 @@ pub mod duration;
 pub mod filter;
 pub mod sampling;
 pub mod symbol_cache;
+pub mod waits;

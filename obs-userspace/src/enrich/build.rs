@@ -1,29 +1,29 @@
 //! Makes a profile of stack samples: names for their addresses, equal things kept once, and what it is worth.
 
+mod tables;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    hash::Hash,
     sync::Arc,
 };
 
+use self::tables::Tables;
+
 use super::{
     process::{Ledger, Places},
-    symbolize::{FileProblem, NoSymbol, Resolved, Symbolizer},
+    symbolize::{FileProblem, Resolved, Symbolizer},
 };
 use crate::model::{
     process::{ProcessInfo, ProcessKey},
-    profile::{Frame, FrameDetail, FrameKind, Module, Profile, ProfileSample, ValueType},
+    profile::{FrameDetail, Profile, ProfileSample, ValueType},
     record::StackSample,
     stack::{Stack, StackEnd, StackFrame},
     summary::{CutSummary, FrameCounts, ProcessSummary, StackCounts},
-    wait::Wait,
+    wait::{Wait, Waker, WakerThread},
 };
 
 /// Most different (process, thread name, stack) that a profile is made of; samples beyond are counted as dropped.
 pub const PROFILE_STACKS_MAX: usize = 1_000_000;
-
-/// The frame that stands for the stacks that short waits do not have.
-const SHORT_WAITS: &str = "[short waits]";
 
 /// Functions in which threads begin, by their whole names.
 const FIRST_FUNCTIONS: &[&str] = &[
@@ -111,6 +111,16 @@ struct Group {
     user: Option<Arc<Stack>>,
     kernel: Option<Arc<Stack>>,
     wait: Option<Wait>,
+    waker: Option<Waker>,
+}
+
+impl Group {
+    fn waker(&self) -> Option<&WakerThread> {
+        match &self.waker {
+            Some(Waker::Thread(thread)) => Some(thread),
+            Some(Waker::Interrupt | Waker::Lost) | None => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -140,13 +150,14 @@ impl ProfileBuilder {
     /// Takes in a sample. Its addresses are looked up in the ledger at once, so that what can only be learnt from a live
     /// process is learnt while it lives; their names are found at the end.
     pub fn add(&mut self, ledger: &mut Ledger, sample: &StackSample) {
-        let StackSample { process, thread_name, cgroup_id: _, user, kernel, wait, count, weight } = sample;
+        let StackSample { process, thread_name, cgroup_id: _, user, kernel, wait, waker, count, weight } = sample;
         let group = Group {
             process: *process,
             thread_name: Arc::clone(thread_name),
             user: user.clone(),
             kernel: kernel.clone(),
             wait: *wait,
+            waker: waker.clone(),
         };
         if let Some(total) = self.groups.get_mut(&group) {
             total.count = total.count.saturating_add(*count);
@@ -160,13 +171,20 @@ impl ProfileBuilder {
         if let Some(user) = user {
             ledger.observe(*process, user.frames.iter().map(StackFrame::lookup_address));
         }
+        if let Some((thread, user)) = group.waker().and_then(|thread| Some((thread, thread.user.as_ref()?))) {
+            ledger.observe(thread.process, user.frames.iter().map(StackFrame::lookup_address));
+        }
         self.groups.insert(group, Total { count: *count, weight: *weight });
     }
 
     /// Everything that is needed to find the names, in another thread or later.
     #[must_use]
     pub fn gather(self, ledger: &Ledger) -> Gathered {
-        let keys: HashSet<ProcessKey> = self.groups.keys().map(|group| group.process).collect();
+        let keys: HashSet<ProcessKey> = self
+            .groups
+            .keys()
+            .flat_map(|group| std::iter::once(group.process).chain(group.waker().map(|thread| thread.process)))
+            .collect();
         Gathered { places: ledger.places(keys), builder: self }
     }
 }
@@ -195,10 +213,18 @@ impl Gathered {
                 addresses(&group.user),
                 addresses(&group.kernel),
                 group.wait,
+                group.waker().map(|thread| {
+                    (
+                        thread.process,
+                        Arc::clone(&thread.thread_name),
+                        addresses(&thread.user),
+                        addresses(&thread.kernel),
+                    )
+                }),
             )
         });
         let names = Addresses::resolve(&groups, &places, symbolizer);
-        let mut tables = Tables { detail: Some(options.detail), ..Tables::default() };
+        let mut tables = Tables::new(options.detail);
         let mut processes: BTreeMap<ProcessKey, (ProcessInfo, ProcessSummary)> = BTreeMap::new();
         let mut user_stacks = StackCounts::default();
         let mut cuts: HashMap<(ProcessKey, StackEnd, Option<Arc<str>>), u64> = HashMap::new();
@@ -206,6 +232,9 @@ impl Gathered {
         let mut taken = 0_u64;
         for (group, total) in &groups {
             let mut stack = Vec::new();
+            if let Some(waker) = &group.waker {
+                tables.waker(waker, &names, &mut stack);
+            }
             if let Some(wait) = group.wait {
                 stack.extend(tables.wait(wait));
             }
@@ -335,6 +364,10 @@ impl Addresses {
             };
             user.extend(addresses(&group.user).map(|address| (group.process, address)));
             kernel.extend(addresses(&group.kernel));
+            if let Some(thread) = group.waker() {
+                user.extend(addresses(&thread.user).map(|address| (thread.process, address)));
+                kernel.extend(addresses(&thread.kernel));
+            }
         }
         user.sort_unstable();
         user.dedup();
@@ -418,99 +451,6 @@ fn count_stack(counts: &mut StackCounts, quality: Quality, samples: u64) {
             let count = counts.incomplete.entry(end.reason().to_owned()).or_default();
             *count = count.saturating_add(samples);
         }
-    }
-}
-
-/// Things by their place in a list, each once.
-#[derive(Debug)]
-struct Interner<T> {
-    items: Vec<T>,
-    places: HashMap<T, u32>,
-}
-
-impl<T> Default for Interner<T> {
-    fn default() -> Self {
-        Self { items: Vec::new(), places: HashMap::new() }
-    }
-}
-
-impl<T: Clone + Eq + Hash> Interner<T> {
-    fn intern(&mut self, item: T) -> u32 {
-        if let Some(place) = self.places.get(&item) {
-            return *place;
-        }
-        // More than 2^32 different frames do not fit into memory; the last place would take the rest.
-        let place = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
-        self.items.push(item.clone());
-        self.places.insert(item, place);
-        place
-    }
-}
-
-#[derive(Debug, Default)]
-struct Tables {
-    detail: Option<FrameDetail>,
-    modules: Interner<Module>,
-    frames: Interner<Frame>,
-    unnamed: HashMap<u32, NoSymbol>,
-}
-
-impl Tables {
-    /// Appends the frames of an address to a stack, innermost first.
-    fn expand(&mut self, resolved: Option<&Resolved>, stack: &mut Vec<u32>) {
-        // Every address of every stack was resolved.
-        let Some(Resolved { module, address, kind, names }) = resolved else { return };
-        let module = module.as_ref().map(|module| self.modules.intern(Module::clone(module)));
-        let named = match names {
-            Ok(named) => named,
-            Err(reason) => {
-                // Without a name, the address is what tells one frame from another.
-                let frame = Frame { function: None, kind: *kind, module, address: *address, source: None };
-                let place = self.frames.intern(frame);
-                self.unnamed.insert(place, *reason);
-                stack.push(place);
-                return;
-            }
-        };
-        for frame in named.iter() {
-            let kind = match (kind, frame.is_inlined) {
-                (FrameKind::User | FrameKind::UserInlined, true) => FrameKind::UserInlined,
-                (FrameKind::Kernel | FrameKind::KernelInlined, true) => FrameKind::KernelInlined,
-                (kind, _) => *kind,
-            };
-            let (address, source) = match self.detail {
-                Some(FrameDetail::Addresses) => (*address, frame.source.clone()),
-                Some(FrameDetail::Lines) => (0, frame.source.clone()),
-                Some(FrameDetail::Functions) | None => (0, None),
-            };
-            stack.push(self.frames.intern(Frame {
-                function: Some(Arc::clone(&frame.function)),
-                kind,
-                module,
-                address,
-                source,
-            }));
-        }
-    }
-
-    /// The frames that stand for what was waited for, innermost first.
-    fn wait(&mut self, wait: Wait) -> impl Iterator<Item = u32> {
-        let mut frame = |text: &str| {
-            let function = Some(Arc::from(text));
-            self.frames.intern(Frame { function, kind: FrameKind::Wait, module: None, address: 0, source: None })
-        };
-        let state = frame(wait.state.frame());
-        std::iter::once(state).chain(wait.is_short.then(|| frame(SHORT_WAITS)))
-    }
-
-    fn counts(&self) -> FrameCounts {
-        let mut counts = FrameCounts::default();
-        for reason in self.unnamed.values() {
-            *counts.unsymbolized.entry(reason.phrase().to_owned()).or_default() += 1;
-        }
-        let code = self.frames.items.iter().filter(|frame| frame.kind != FrameKind::Wait).count();
-        counts.symbolized = (code - self.unnamed.len()) as u64;
-        counts
     }
 }
 

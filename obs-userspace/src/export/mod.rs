@@ -27,6 +27,7 @@ use std::io::{self, BufWriter, Write};
 
 pub use check::Inconsistency;
 pub use format::{FORMATS, Format, FormatSpec, UnknownFormat};
+pub(crate) use names::clean;
 
 use crate::model::profile::Profile;
 

@@ -183,7 +183,7 @@ pub(super) fn cut_text(end: StackEnd) -> String {
 }
 
 /// `text` without characters that could do harm in a terminal, a line or an XML document.
-pub(super) fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
+pub(crate) fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
     if !text.contains(is_harmful) {
         return text;
     }

@@ -1,10 +1,12 @@
 //! Attaches the programs of a loaded object to what makes them run.
 
+use std::io::Read as _;
+
 use aya::{
     Btf,
     programs::tp_btf::BtfTracePointLink,
     programs::{
-        BtfTracePoint, PerfEvent, Program,
+        BtfTracePoint, Iter, PerfEvent, Program,
         perf_event::{HardwareEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
     util::online_cpus,
@@ -86,6 +88,36 @@ impl Object {
         Ok(())
     }
 
+    /// Loads a program that runs for each thread when it is asked to.
+    ///
+    /// # Errors
+    /// If the program is refused.
+    pub fn load_task_iterator(&mut self, program: &'static str, types: &KernelTypes) -> Result<(), KernelError> {
+        let what = || format!("load the BPF program {program} that looks at each thread");
+        let iterator: &mut Iter = self.program_mut(program)?;
+        let types = types.task_iterator().ok_or_else(|| KernelError::Program {
+            what: what(),
+            why: "this kernel has no iterator over threads".to_owned(),
+        })?;
+        iterator.load("task", &types).map_err(|error| KernelError::program(what(), error))
+    }
+
+    /// Runs a loaded program for each thread, and returns what it wrote.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn run_task_iterator(&mut self, program: &'static str) -> Result<Vec<u8>, KernelError> {
+        let what = || format!("run the BPF program {program} for each thread");
+        let iterator: &mut Iter = self.program_mut(program)?;
+        let link = iterator.attach().and_then(|id| iterator.take_link(id));
+        let link = link.map_err(|error| KernelError::program(what(), error))?;
+        let mut file =
+            link.into_file().map_err(|error| KernelError::Program { what: what(), why: error.to_string() })?;
+        let mut written = Vec::new();
+        file.read_to_end(&mut written).map_err(|error| KernelError::system(what(), error))?;
+        Ok(written)
+    }
+
     /// Detaches what samples. It may be attached again, at another frequency.
     pub fn detach_sampling(&mut self) {
         self.attached.retain(|attached| match attached {
@@ -128,18 +160,28 @@ impl KernelTypes {
         btf::Btf::open(&path).map(Self).map_err(|why| KernelError::Btf { path, why })
     }
 
-    /// A tracepoint's type in the form that aya looks it up in. It only takes its number from there, so all types before it are
-    /// the smallest that there are: reading the whole of the kernel's would take 20 MB.
+    /// A tracepoint's type in the form that aya looks it up in.
     fn tracepoint(&self, name: &str) -> Option<Btf> {
+        Self::alone(self.0.tracepoint_type_id(name)?, &format!("btf_trace_{name}"), BtfKind::Typedef)
+    }
+
+    /// The type of iterators over threads.
+    fn task_iterator(&self) -> Option<Btf> {
+        const NAME: &str = "bpf_iter_task";
+        Self::alone(self.0.function_type_id(NAME)?, NAME, BtfKind::Func)
+    }
+
+    /// A type in the form that aya looks it up in. It only takes its number from there, so all types before it are the smallest
+    /// that there are: reading the whole of the kernel's would take 20 MB.
+    fn alone(id: u32, name: &str, kind: BtfKind) -> Option<Btf> {
         const HEADER_BYTES: u32 = 24;
         const TYPE_BYTES: u32 = 12;
-        let id = self.0.tracepoint_type_id(name)?;
-        let (float, typedef) = (BtfKind::Float as u32, BtfKind::Typedef as u32);
-        let name = format!("\0btf_trace_{name}\0");
+        let (float, kind) = (BtfKind::Float as u32, kind as u32);
+        let name = format!("\0{name}\0");
         let types_bytes = id * TYPE_BYTES;
         let header = [HEADER_BYTES, 0, types_bytes, types_bytes, u32::try_from(name.len()).ok()?];
         // Each type: its name, its kind, its size or what it stands for. Type 0 is not written.
-        let types = std::iter::repeat_n([0, float << 24, 4], id as usize - 1).chain([[1, typedef << 24, 0]]);
+        let types = std::iter::repeat_n([0, float << 24, 4], id as usize - 1).chain([[1, kind << 24, 0]]);
         let mut bytes = [0xeb9f_u16.to_ne_bytes(), 1_u16.to_ne_bytes()].concat();
         bytes.extend(header.into_iter().chain(types.flatten()).flat_map(u32::to_ne_bytes));
         bytes.extend(name.as_bytes());

@@ -4,7 +4,6 @@ use std::{
     fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use aya::{
@@ -26,7 +25,7 @@ use super::{
     heap,
     offsets::{BITS, BitPlace, OFFSETS, OPTIONAL_OFFSETS, Offset},
 };
-use crate::config::filter::Filter;
+use crate::config::{filter::Filter, waits::WaitSettings};
 
 /// Size of the ring for diagnostics of BPF programs while nobody asked for them: the least there can be.
 const SILENT_LOG_BYTES: u32 = 4_096;
@@ -171,8 +170,8 @@ pub struct LoadOptions<'a> {
     pub log: bool,
     /// Memory for unwind tables, in bytes.
     pub unwind_bytes: u32,
-    /// Waits of this length and more have stacks.
-    pub wait_threshold: Duration,
+    /// What is measured of waits.
+    pub waits: WaitSettings,
 }
 
 /// A BPF object whose maps are in the kernel. Its programs are loaded when they are attached; dropping it removes all.
@@ -202,8 +201,12 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
     for (name, value) in &constants {
         loader.override_global(name, value, false);
     }
-    let wait_threshold_ns = u64::try_from(options.wait_threshold.as_nanos()).unwrap_or(u64::MAX);
-    loader.override_global("WAIT_THRESHOLD_NS", &wait_threshold_ns, false);
+    let WaitSettings { threshold, wakers, running } = options.waits;
+    let threshold_ns = u64::try_from(threshold.as_nanos()).unwrap_or(u64::MAX);
+    let (wakers, running) = (u8::from(wakers), u8::from(running));
+    loader.override_global("WAIT_THRESHOLD_NS", &threshold_ns, false);
+    loader.override_global("NOTES_WAKERS", &wakers, false);
+    loader.override_global("COUNTS_RUNNING", &running, false);
     loader.override_global("FILTER_FLAGS", &flags, false);
     loader.override_global("SELF_TGID", &own_pid, false);
     loader.override_global(aya_log::LEVEL, &log_level, false);

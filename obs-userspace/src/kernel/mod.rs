@@ -17,3 +17,4 @@ pub mod sideband;
 mod space;
 pub mod sys;
 pub mod unwind;
+pub mod waits;

@@ -8,9 +8,16 @@ pub(super) struct Offset {
 }
 
 /// A constant that is an offset of a field that some kernels lack: then it keeps its value, which says so.
-pub(super) const OPTIONAL_OFFSETS: [Offset; 2] = [
+pub(super) const OPTIONAL_OFFSETS: [Offset; 9] = [
     Offset { global: "OFFSET_TASK_CFS_RQ", structure: "task_struct", field: "se.cfs_rq" },
     Offset { global: "OFFSET_CFS_RQ_THROTTLE_COUNT", structure: "cfs_rq", field: "throttle_count" },
+    Offset { global: "OFFSET_TASK_ON_CPU", structure: "task_struct", field: "on_cpu" },
+    Offset { global: "OFFSET_TASK_CGROUPS", structure: "task_struct", field: "cgroups" },
+    Offset { global: "OFFSET_CSS_SET_DFL_CGRP", structure: "css_set", field: "dfl_cgrp" },
+    Offset { global: "OFFSET_CGROUP_KN", structure: "cgroup", field: "kn" },
+    Offset { global: "OFFSET_CGROUP_PARENT", structure: "cgroup", field: "self.parent" },
+    Offset { global: "OFFSET_CSS_CGROUP", structure: "cgroup_subsys_state", field: "cgroup" },
+    Offset { global: "OFFSET_KERNFS_NODE_ID", structure: "kernfs_node", field: "id" },
 ];
 
 /// Constants of a BPF object that say where a single bit is: the names of the byte's offset and of the bit's mask there.

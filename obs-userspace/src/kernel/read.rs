@@ -15,6 +15,7 @@ use aya_log::EbpfLogger;
 use obs_common::{
     counters::KERNEL_COUNTERS,
     stack::{StackKey, StackValue},
+    wait::FinishedWait,
 };
 
 use super::{
@@ -177,7 +178,7 @@ impl KernelCounters {
         for (index, sum) in (0..).zip(&mut sums) {
             let per_cpu = self.0.get(&index, 0);
             let per_cpu = per_cpu.map_err(|error| KernelError::Map { map: "COUNTERS", why: error.to_string() })?;
-            *sum = per_cpu.iter().sum();
+            *sum = per_cpu.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value));
         }
         Ok(sums)
     }
@@ -245,6 +246,9 @@ pub(super) struct Shared<T>(pub(super) T);
 unsafe impl Pod for Shared<StackKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<StackValue> {}
+
+// SAFETY: as above.
+unsafe impl Pod for Shared<FinishedWait> {}
 
 /// What the BPF programs themselves say, handed to this program's own log.
 pub struct ProgramLog(EbpfLogger<&'static dyn log::Log>);

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{process::ProcessKey, stack::Stack, wait::Wait};
+use super::{
+    process::ProcessKey,
+    stack::Stack,
+    wait::{Wait, Waker},
+};
 
 /// A stack, who was in it, and how often or how much.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub struct StackSample {
     pub kernel: Option<Arc<Stack>>,
     /// What it waited for, if a wait was measured.
     pub wait: Option<Wait>,
+    /// Who ended the wait, if that was asked for.
+    pub waker: Option<Waker>,
     /// Samples or events.
     pub count: u64,
     /// Their summed weight, in the unit of the collector's weighted output.

@@ -108,6 +108,8 @@ pub enum StackEnd {
     WalkFailed,
     /// The stack was captured but lost on its way to user space.
     Lost,
+    /// The thread went on before its stack could be taken.
+    Gone,
 }
 
 impl StackEnd {
@@ -131,6 +133,7 @@ impl StackEnd {
             Self::NoRegisters => "no user registers",
             Self::WalkFailed => "walk failed",
             Self::Lost => "stack lost in ring buffer",
+            Self::Gone => "thread went on",
         }
     }
 
@@ -159,6 +162,7 @@ impl StackEnd {
             Self::ReadFailed => "the stack was paged out, or its frames contradict their description",
             Self::ReturnAddressZero | Self::NotAscending => REPORT,
             Self::NoRegisters | Self::WalkFailed => "the kernel refused; `obs doctor` may say why",
+            Self::Gone => "the thread left its system call otherwise than by returning, or as the recording ended",
             Self::Lost => "sample less often (-F), or fewer processes",
         }
     }

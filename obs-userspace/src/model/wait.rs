@@ -1,4 +1,8 @@
-//! Waits: what threads wait for while they do not run.
+//! Waits: what threads wait for while they do not run, and who wakes them.
+
+use std::sync::Arc;
+
+use super::{process::ProcessKey, stack::Stack};
 
 /// For what a thread waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,11 +25,13 @@ pub enum WaitState {
     Preempted,
     /// For its cgroup's next period: the quota of CPU time was used up.
     Throttled,
+    /// For nothing: it ran.
+    Running,
 }
 
 impl WaitState {
     /// Every state.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Sleep,
         Self::Lock,
         Self::BlockIo,
@@ -35,6 +41,7 @@ impl WaitState {
         Self::RunQueue,
         Self::Preempted,
         Self::Throttled,
+        Self::Running,
     ];
 
     /// What stands for it as the innermost frame of a stack.
@@ -50,6 +57,7 @@ impl WaitState {
             Self::RunQueue => "[run queue]",
             Self::Preempted => "[pre-empted]",
             Self::Throttled => "[throttled]",
+            Self::Running => "[on CPU]",
         }
     }
 }
@@ -61,4 +69,28 @@ pub struct Wait {
     pub state: WaitState,
     /// Whether it was too short for a stack to be taken.
     pub is_short: bool,
+}
+
+/// Who ended a wait.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Waker {
+    /// A thread.
+    Thread(Arc<WakerThread>),
+    /// An interrupt: of a timer or a device.
+    Interrupt,
+    /// A thread, of which nothing is known any more.
+    Lost,
+}
+
+/// A thread that woke another, and where it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WakerThread {
+    /// The process image.
+    pub process: ProcessKey,
+    /// The thread's name.
+    pub thread_name: Arc<str>,
+    /// Its user stack, if it has one.
+    pub user: Option<Arc<Stack>>,
+    /// Its kernel stack.
+    pub kernel: Option<Arc<Stack>>,
 }

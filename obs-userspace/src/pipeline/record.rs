@@ -1,4 +1,4 @@
-//! A recording: one collector, for a while, into one profile.
+//! A recording: one or more collectors, for a while, each into one profile.
 
 use std::{
     ffi::OsString,
@@ -42,9 +42,9 @@ const PROBLEMS_SHOWN_MAX: usize = 5;
 
 /// What to record.
 #[derive(Debug)]
-pub struct Recording {
-    /// By which collector.
-    pub spec: &'static CollectorSpec,
+pub struct Recording<const N: usize> {
+    /// By which collectors, at the same time.
+    pub specs: [&'static CollectorSpec; N],
     /// Whom, and how.
     pub settings: Settings,
     /// How long; without it until a signal comes or everything that was chosen has ended.
@@ -73,23 +73,34 @@ pub enum Phase {
 
 /// What a recording brought.
 #[derive(Debug)]
-pub struct Recorded {
-    /// The profile.
-    pub profile: Profile,
+pub struct Recorded<const N: usize> {
+    /// What each collector brought, in the order of [`Recording::specs`].
+    pub parts: [RecordedPart; N],
     /// The command that was started, which may still run.
     pub command: Option<Running>,
-    summary: Summary,
     cpu_before: Duration,
 }
 
-impl Recorded {
-    /// The closing summary; what obs itself cost is counted up to this call.
+/// What one collector of a recording brought.
+#[derive(Debug)]
+pub struct RecordedPart {
+    /// The profile.
+    pub profile: Profile,
+    /// How long the threads that were measured lived together, in nanoseconds, if the collector counts all that they did.
+    pub thread_time_ns: Option<u64>,
+    summary: Summary,
+}
+
+impl<const N: usize> Recorded<N> {
+    /// The closing summary of each part; what obs itself cost is counted for all together, up to this call.
     #[must_use]
-    pub fn summary(&self) -> Summary {
-        let mut summary = self.summary.clone();
-        summary.cost.process_cpu_seconds = cost::cpu_time().saturating_sub(self.cpu_before).as_secs_f64();
-        summary.cost.rss_peak_bytes = cost::rss_peak_bytes();
-        summary
+    pub fn summaries(&self) -> [Summary; N] {
+        let process_cpu_seconds = cost::cpu_time().saturating_sub(self.cpu_before).as_secs_f64();
+        let rss_peak_bytes = cost::rss_peak_bytes();
+        self.parts.each_ref().map(|part| {
+            let cost = Cost { process_cpu_seconds, rss_peak_bytes, ..part.summary.cost.clone() };
+            Summary { cost, ..part.summary.clone() }
+        })
     }
 }
 
@@ -97,8 +108,8 @@ impl Recorded {
 ///
 /// # Errors
 /// If what was asked for does not exist, or the kernel refuses.
-pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result<Recorded> {
-    let Recording { spec, mut settings, duration, command, detail, symbol_cache } = recording;
+pub fn run<const N: usize>(recording: Recording<N>, show: &mut dyn FnMut(&Phase)) -> anyhow::Result<Recorded<N>> {
+    let Recording { specs, mut settings, duration, command, detail, symbol_cache } = recording;
     let cpu_before = cost::cpu_time();
     let mut targets = Targets::open(&settings.filter.pids)?;
     check_threads(&settings.filter.tids)?;
@@ -113,38 +124,83 @@ pub fn run(recording: Recording, show: &mut dyn FnMut(&Phase)) -> anyhow::Result
         settings.filter.pids_at_exec.push(held.pid());
         targets = Targets::open(&[held.pid()])?;
     }
-    let mut measuring = Measuring::start(spec, &settings, detail)?;
+    let mut all = all(specs.map(|spec| Measuring::start(spec, &settings, detail)))?;
     let started = Instant::now();
     let started_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let running = held.map(Held::release).transpose();
     let running = running.with_context(|| format!("cannot run {}", command[0].display()))?;
 
     let deadline = duration.map(|duration| started + duration);
-    measuring.measure(started, deadline, &signals, &mut targets, show)?;
+    measure(&mut all, started, deadline, &signals, &mut targets, show)?;
     let elapsed = started.elapsed();
-    measuring.stop()?;
+    // The last one first: those that began earlier see all that it saw.
+    all.iter_mut().rev().try_for_each(Measuring::stop)?;
 
     show(&Phase::Symbolizing);
-    let (profile, mut summary) = measuring.finish(symbol_cache, nanoseconds(started_unix), nanoseconds(elapsed))?;
-    summary.collector = spec.name.to_owned();
-    summary.duration_seconds = elapsed.as_secs_f64();
-    if spec.samples {
-        summary.event = Some(settings.event.name().to_owned());
-        summary.frequency_hertz = Some(u64::from(settings.frequency.hertz()));
-    }
-    Ok(Recorded { profile, command: running, summary, cpu_before })
+    let parts = all.map(|measuring| {
+        let spec = measuring.spec;
+        let mut part = measuring.finish(symbol_cache.clone(), nanoseconds(started_unix), nanoseconds(elapsed))?;
+        part.summary.collector = spec.name.to_owned();
+        part.summary.duration_seconds = elapsed.as_secs_f64();
+        if spec.samples {
+            part.summary.event = Some(settings.event.name().to_owned());
+            part.summary.frequency_hertz = Some(u64::from(settings.frequency.hertz()));
+        }
+        Ok(part)
+    });
+    Ok(Recorded { parts: self::all(parts)?, command: running, cpu_before })
 }
 
-/// A recording under way.
+/// All of them, or the first error.
+fn all<T, const N: usize>(results: [anyhow::Result<T>; N]) -> anyhow::Result<[T; N]> {
+    let items: Vec<T> = results.into_iter().collect::<anyhow::Result<_>>()?;
+    items.try_into().map_err(|_| anyhow::anyhow!("an array changed its length"))
+}
+
+/// Measures until the deadline, a signal, or the end of everything that was chosen.
+fn measure(
+    all: &mut [Measuring],
+    started: Instant,
+    deadline: Option<Instant>,
+    signals: &EndRequests,
+    targets: &mut Targets,
+    show: &mut dyn FnMut(&Phase),
+) -> anyhow::Result<()> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(());
+        }
+        if let [first, others @ ..] = &*all {
+            let others = others.iter().flat_map(|other| other.session.wake_fds());
+            first.session.sleep(left, others.chain([signals.as_fd()]).chain(targets.wake_fd()))?;
+        }
+        let ended = targets.all_ended();
+        let mut samples = 0;
+        for measuring in &mut *all {
+            measuring.look()?;
+            samples += measuring.samples;
+        }
+        show(&Phase::Recording { elapsed: started.elapsed(), samples });
+        if ended || signals.received() {
+            return Ok(());
+        }
+    }
+}
+
+/// A collector of a recording under way.
 struct Measuring {
+    spec: &'static CollectorSpec,
     session: Session,
     stats: Option<RunTimeStats>,
     builder: ProfileBuilder,
     drained: Instant,
+    /// Samples so far, when they were last counted.
+    samples: u64,
 }
 
 impl Measuring {
-    fn start(spec: &CollectorSpec, settings: &Settings, detail: FrameDetail) -> anyhow::Result<Self> {
+    fn start(spec: &'static CollectorSpec, settings: &Settings, detail: FrameDetail) -> anyhow::Result<Self> {
         let stats = RunTimeStats::enable();
         let mut session = Session::start(spec, settings)?;
         let stats = stats
@@ -161,37 +217,19 @@ impl Measuring {
             period: session.collector.period().zip(values.last()).map(|(period, kind)| (kind.clone(), period)),
             detail,
         };
-        Ok(Self { session, stats, builder: ProfileBuilder::new(options), drained: Instant::now() })
+        Ok(Self { spec, session, stats, builder: ProfileBuilder::new(options), drained: Instant::now(), samples: 0 })
     }
 
-    /// Measures until the deadline, a signal, or the end of everything that was chosen.
-    fn measure(
-        &mut self,
-        started: Instant,
-        deadline: Option<Instant>,
-        signals: &EndRequests,
-        targets: &mut Targets,
-        show: &mut dyn FnMut(&Phase),
-    ) -> anyhow::Result<()> {
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ok(());
-            }
-            self.session.sleep(left, std::iter::once(signals.as_fd()).chain(targets.wake_fd()))?;
-            let ended = targets.all_ended();
-            self.session.look()?;
-            if self.drained.elapsed() >= DRAIN_EVERY {
-                let Self { session, builder, .. } = self;
-                session.drain(|ledger, record| add(builder, ledger, record))?;
-                self.drained = Instant::now();
-                let samples = self.session.collector.sample_counts()?.taken;
-                show(&Phase::Recording { elapsed: started.elapsed(), samples });
-            }
-            if ended || signals.received() {
-                return Ok(());
-            }
+    /// Takes what cannot wait, and now and then what was counted.
+    fn look(&mut self) -> anyhow::Result<()> {
+        self.session.look()?;
+        if self.drained.elapsed() >= DRAIN_EVERY {
+            let Self { session, builder, .. } = self;
+            session.drain(|ledger, record| add(builder, ledger, record))?;
+            self.drained = Instant::now();
+            self.samples = self.session.collector.sample_counts()?.taken;
         }
+        Ok(())
     }
 
     /// Stops measuring and takes what there is.
@@ -201,13 +239,8 @@ impl Measuring {
     }
 
     /// Finds names, and adds everything up.
-    fn finish(
-        self,
-        symbol_cache: SymbolCache,
-        started_unix_ns: u64,
-        duration_ns: u64,
-    ) -> anyhow::Result<(Profile, Summary)> {
-        let Self { mut session, stats, builder, drained: _ } = self;
+    fn finish(self, symbol_cache: SymbolCache, started_unix_ns: u64, duration_ns: u64) -> anyhow::Result<RecordedPart> {
+        let Self { spec: _, mut session, stats, builder, drained: _, samples: _ } = self;
         let mut notes = session.all_notes();
         let mut symbolizer = symbolizer(symbol_cache);
         match jited_functions() {
@@ -248,7 +281,8 @@ impl Measuring {
                 .collect(),
             ..Cost::default()
         };
-        Ok((profile, Summary { samples, user_stacks, frames, processes, cost, notes, ..Summary::default() }))
+        let summary = Summary { samples, user_stacks, frames, processes, cost, notes, ..Summary::default() };
+        Ok(RecordedPart { profile, thread_time_ns: session.collector.thread_time_ns()?, summary })
     }
 }
 

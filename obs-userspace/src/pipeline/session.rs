@@ -86,6 +86,8 @@ pub(super) struct Session {
     /// Process images that were measured and have not ended.
     measured: HashSet<ProcessKey>,
     looked: Instant,
+    /// Whether the collector has more to say at once.
+    has_more: bool,
     /// How long at least from one look to the next.
     pub(super) look_pause: Duration,
 }
@@ -124,6 +126,7 @@ impl Session {
             table_built,
             measured: HashSet::new(),
             looked: Instant::now(),
+            has_more: false,
             look_pause: LOOK_PAUSE,
         })
     }
@@ -135,7 +138,7 @@ impl Session {
         others: impl Iterator<Item = BorrowedFd<'a>>,
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + timeout.map_or(TICK, |timeout| timeout.min(TICK));
-        let all: Vec<_> = [self.collector.wake_fd(), self.table_built.as_fd()].into_iter().chain(others).collect();
+        let all: Vec<_> = self.wake_fds().chain(others).collect();
         let urgent = all.iter().copied();
         // Programs map their libraries one by one: once is enough for all of them.
         let rested = self.looked + self.look_pause;
@@ -144,6 +147,11 @@ impl Session {
         }
         wait_until(urgent.chain(self.sideband.iter().flat_map(Sideband::fds)), deadline)?;
         Ok(())
+    }
+
+    /// Become readable when something cannot wait.
+    pub(super) fn wake_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [self.collector.wake_fd(), self.table_built.as_fd()].into_iter()
     }
 
     /// Takes what cannot wait: what processes do, which of them are measured, and which unwind tables are ready.
@@ -172,7 +180,8 @@ impl Session {
             });
             self.notices_lost += read.lost;
         }
-        let Polled { processes, snapshots } = collector.poll()?;
+        let Polled { processes, snapshots, has_more } = collector.poll()?;
+        self.has_more = has_more;
         for event in processes {
             if let ProcessEvent::Seen { key, .. } = event {
                 notice(key.pid, Some(key.started_ns));
@@ -217,11 +226,12 @@ impl Session {
 
     /// Stops measuring, waits for the unwind tables of the stacks that still lack them, and takes what there is.
     pub(super) fn finish(&mut self, mut take: impl FnMut(&mut Ledger, &Record)) -> anyhow::Result<()> {
-        self.collector.stop();
+        self.collector.stop()?;
         self.drain(&mut take)?;
         self.look()?;
         let since = Instant::now();
-        while self.supply.as_ref().is_some_and(Supply::has_unfinished) && since.elapsed() < SETTLE_MAX {
+        let is_settled = |supply: &Supply| !supply.has_unfinished() || since.elapsed() >= SETTLE_MAX;
+        while self.has_more || !self.supply.as_ref().is_none_or(is_settled) {
             wait_until(std::iter::once(self.table_built.as_fd()), Instant::now() + LOOK_PAUSE)?;
             self.look()?;
         }

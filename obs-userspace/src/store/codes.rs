@@ -46,6 +46,7 @@ pub(super) fn of_cut(cut: Option<StackEnd>) -> u8 {
         Some(StackEnd::NoRegisters) => 14,
         Some(StackEnd::WalkFailed) => 15,
         Some(StackEnd::Lost) => 16,
+        Some(StackEnd::Gone) => 17,
     }
 }
 
@@ -68,6 +69,7 @@ pub(super) fn cut(code: u8) -> Parsed<Option<StackEnd>> {
         14 => StackEnd::NoRegisters,
         15 => StackEnd::WalkFailed,
         16 => StackEnd::Lost,
+        17 => StackEnd::Gone,
         _ => return Err(Malformed("a stack was cut for no known reason")),
     }))
 }
@@ -118,7 +120,7 @@ mod tests {
                 assert_eq!(of_series_kind(kind), code);
             }
         }
-        assert_eq!(cut(16), Ok(Some(StackEnd::Lost)));
+        assert_eq!(cut(17), Ok(Some(StackEnd::Gone)));
         assert!(cut(17).is_err() && frame_kind(6).is_err() && series_kind(3).is_err());
     }
 }

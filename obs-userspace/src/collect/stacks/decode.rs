@@ -7,7 +7,7 @@ use obs_common::{
     limits::{SNAPSHOT_BELOW_BYTES, SNAPSHOT_REGISTERS_MAX},
     stack as wire,
     stack::{RecordKind, SNAPSHOT_HEADER_BYTES},
-    wait::{self as wire_wait, WAIT_IS_SHORT},
+    wait::{self as wire_wait, WAIT_IS_SHORT, Waker},
 };
 
 use crate::model::{
@@ -21,6 +21,16 @@ pub(super) enum Decoded {
     Stack { id: u64, stack: Stack },
     Seen(ProcessEvent),
     Snapshot(Box<StackSnapshot>),
+    Waker { id: u64, waker: WakerIds },
+}
+
+/// Who woke a thread, with its stacks by their ids.
+#[derive(Clone, Debug)]
+pub(super) struct WakerIds {
+    pub(super) process: ProcessKey,
+    pub(super) thread_name: Arc<str>,
+    pub(super) user_stack: u64,
+    pub(super) kernel_stack: u64,
 }
 
 /// Reads fields of a record front to back.
@@ -71,6 +81,14 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Decoded> {
         let registers = decode_registers(&words);
         let memory_start = registers.sp.wrapping_sub(SNAPSHOT_BELOW_BYTES as u64);
         Some(Decoded::Snapshot(Box::new(StackSnapshot { id, process, registers, memory_start, memory })))
+    } else if kind == RecordKind::Waker as u32 {
+        const { assert!(size_of::<Waker>() == 64, "decoded below, field by field") };
+        let (id, started_ns) = (fields.u64()?, fields.u64()?);
+        let (pid, exec_id) = (fields.u32()?, fields.u32()?);
+        let (user_stack, kernel_stack) = (fields.u64()?, fields.u64()?);
+        let thread_name = text(&fields.bytes::<{ obs_common::limits::COMM_BYTES }>()?);
+        let process = ProcessKey { pid, started_ns, exec_id };
+        Some(Decoded::Waker { id, waker: WakerIds { process, thread_name, user_stack, kernel_stack } })
     } else {
         None
     }
@@ -96,7 +114,7 @@ fn decode_user_frame(frame: u64) -> StackFrame {
 
 /// The registers of `struct pt_regs`.
 #[cfg(target_arch = "x86_64")]
-fn decode_registers(words: &[u64; SNAPSHOT_REGISTERS_MAX]) -> UserRegisters {
+pub(super) fn decode_registers(words: &[u64; SNAPSHOT_REGISTERS_MAX]) -> UserRegisters {
     /// Where each register stands, by its DWARF number: rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp, r8 … r15.
     const BY_DWARF: [usize; 16] = [10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0];
     let mut general = [0; 31];
@@ -108,7 +126,7 @@ fn decode_registers(words: &[u64; SNAPSHOT_REGISTERS_MAX]) -> UserRegisters {
 
 /// The registers of `struct user_pt_regs`.
 #[cfg(target_arch = "aarch64")]
-fn decode_registers(words: &[u64; SNAPSHOT_REGISTERS_MAX]) -> UserRegisters {
+pub(super) fn decode_registers(words: &[u64; SNAPSHOT_REGISTERS_MAX]) -> UserRegisters {
     let mut general = [0; 31];
     general.copy_from_slice(&words[..31]);
     UserRegisters { ip: words[32], sp: words[31], fp: words[29], lr: words[30], general }
@@ -117,7 +135,7 @@ fn decode_registers(words: &[u64; SNAPSHOT_REGISTERS_MAX]) -> UserRegisters {
 /// What a key says of a wait; `None` if it says nothing.
 pub(super) fn wait(state: u32) -> Option<Wait> {
     use wire_wait::WaitState as Wire;
-    const STATES: [(Wire, WaitState); 9] = [
+    const STATES: [(Wire, WaitState); 10] = [
         (Wire::Sleep, WaitState::Sleep),
         (Wire::Lock, WaitState::Lock),
         (Wire::BlockIo, WaitState::BlockIo),
@@ -127,6 +145,7 @@ pub(super) fn wait(state: u32) -> Option<Wait> {
         (Wire::RunQueue, WaitState::RunQueue),
         (Wire::Preempted, WaitState::Preempted),
         (Wire::Throttled, WaitState::Throttled),
+        (Wire::Running, WaitState::Running),
     ];
     let number = state & !WAIT_IS_SHORT;
     let (_, state_of_model) = STATES.into_iter().find(|(wire, _)| *wire as u32 == number)?;
@@ -239,6 +258,15 @@ mod tests {
     }
 
     #[test]
+    fn decodes_a_waker() {
+        let name = [u64::from_ne_bytes(*b"redis-se"), u64::from_ne_bytes(*b"rver\0\0\0\0")];
+        let bytes = words(4, 0, &[9, 1_000, 77 | 3 << 32, 5, 6, name[0], name[1]]);
+        let Some(Decoded::Waker { id, waker }) = decode(&bytes) else { panic!("not decoded") };
+        assert_eq!((id, waker.user_stack, waker.kernel_stack, &*waker.thread_name), (9, 5, 6, "redis-server"));
+        assert_eq!(waker.process, ProcessKey { pid: 77, started_ns: 1_000, exec_id: 3 });
+    }
+
+    #[test]
     fn refuses_what_does_not_fit() {
         for bytes in [
             vec![],
@@ -247,6 +275,7 @@ mod tests {
             words(1, 0, &[77, u64::MAX]),
             words(1, 99, &[77, 0]),
             words(9, 0, &[77, 0]),
+            words(4, 0, &[9, 1_000, 77, 5, 6, 0]),
             words(2, 0, &[1, 2, 3]),
             words(3, 0, &[0; 37]),
             words(3, 0, &[1; 38]),

@@ -1,7 +1,8 @@
-//! Remembers stacks by the ids under which they are counted.
+//! Remembers what was sent once, stacks and wakers, by the ids under which it is counted.
 
 use std::{collections::HashMap, sync::Arc};
 
+use super::decode::WakerIds;
 use crate::model::stack::{Stack, StackFrame};
 
 /// Stacks of one generation, between two drains: twice what the kernel side remembers having sent.
@@ -14,56 +15,82 @@ const GENERATION_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a stack besides its frames: the entry in the table, the counts of references, and what the allocator adds.
 const STACK_BYTES: usize = 96;
 
-/// Stacks in generations. What is looked up moves to the youngest one; when that is full the older one goes, so that only
-/// stacks go that were not looked up for long.
-#[derive(Debug, Default)]
-pub(super) struct StackTable {
-    young: Generation,
-    old: Generation,
-    /// What the kernel side was told to send again, and may have counted just before.
-    leaving: Generation,
+/// What a table remembers.
+pub(super) trait Sent: Clone {
+    /// The memory that it takes.
+    fn bytes(&self) -> usize;
 }
 
-#[derive(Debug, Default)]
-struct Generation {
-    stacks: HashMap<u64, Arc<Stack>>,
+impl Sent for Arc<Stack> {
+    fn bytes(&self) -> usize {
+        STACK_BYTES + self.frames.len() * size_of::<StackFrame>()
+    }
+}
+
+impl Sent for WakerIds {
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.thread_name.len() + STACK_BYTES
+    }
+}
+
+/// What was sent, in generations. What is looked up moves to the youngest one; when that is full the older one goes, so that only
+/// what was not looked up for long goes.
+#[derive(Debug)]
+pub(super) struct SentTable<T> {
+    young: Generation<T>,
+    old: Generation<T>,
+    /// What the kernel side was told to send again, and may have counted just before.
+    leaving: Generation<T>,
+}
+
+impl<T> Default for SentTable<T> {
+    fn default() -> Self {
+        Self { young: Generation::default(), old: Generation::default(), leaving: Generation::default() }
+    }
+}
+
+#[derive(Debug)]
+struct Generation<T> {
+    sent: HashMap<u64, T>,
     bytes: usize,
 }
 
-impl Generation {
-    fn insert(&mut self, id: u64, stack: Arc<Stack>) {
-        self.bytes += bytes(&stack);
-        if let Some(before) = self.stacks.insert(id, stack) {
-            self.bytes -= bytes(&before);
+impl<T> Default for Generation<T> {
+    fn default() -> Self {
+        Self { sent: HashMap::new(), bytes: 0 }
+    }
+}
+
+impl<T: Sent> Generation<T> {
+    fn insert(&mut self, id: u64, sent: T) {
+        self.bytes += sent.bytes();
+        if let Some(before) = self.sent.insert(id, sent) {
+            self.bytes -= before.bytes();
         }
     }
 
-    fn remove(&mut self, id: u64) -> Option<Arc<Stack>> {
-        let stack = self.stacks.remove(&id)?;
-        self.bytes -= bytes(&stack);
-        Some(stack)
+    fn remove(&mut self, id: u64) -> Option<T> {
+        let sent = self.sent.remove(&id)?;
+        self.bytes -= sent.bytes();
+        Some(sent)
     }
 }
 
-fn bytes(stack: &Stack) -> usize {
-    STACK_BYTES + stack.frames.len() * size_of::<StackFrame>()
-}
-
-impl StackTable {
-    pub(super) fn insert(&mut self, id: u64, stack: Arc<Stack>) {
-        if self.young.stacks.len() >= GENERATION_MAX {
+impl<T: Sent> SentTable<T> {
+    pub(super) fn insert(&mut self, id: u64, sent: T) {
+        if self.young.sent.len() >= GENERATION_MAX {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(id, stack);
+        self.young.insert(id, sent);
     }
 
-    pub(super) fn get(&mut self, id: u64) -> Option<Arc<Stack>> {
-        if let Some(stack) = self.young.stacks.get(&id) {
-            return Some(Arc::clone(stack));
+    pub(super) fn get(&mut self, id: u64) -> Option<T> {
+        if let Some(sent) = self.young.sent.get(&id) {
+            return Some(sent.clone());
         }
-        let stack = self.old.remove(id).or_else(|| self.leaving.remove(id))?;
-        self.insert(id, Arc::clone(&stack));
-        Some(stack)
+        let sent = self.old.remove(id).or_else(|| self.leaving.remove(id))?;
+        self.insert(id, sent.clone());
+        Some(sent)
     }
 
     /// Notes that a drain is over. Returns the stacks that go with the next one unless they are looked up before: the kernel
@@ -74,12 +101,12 @@ impl StackTable {
             return Vec::new();
         }
         self.leaving = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-        self.leaving.stacks.keys().copied().collect()
+        self.leaving.sent.keys().copied().collect()
     }
 }
 
-/// Stacks that were walked in user space. Each is counted once, so it goes when it was looked up, or with the second
-/// drain after it came if nobody did.
+/// Stacks that were walked in user space. Each is of one moment, so what was counted of it is looked up soon: it goes with the second
+/// drain after it came.
 #[derive(Debug, Default)]
 pub(super) struct WalkedStacks {
     recent: HashMap<u64, Option<Arc<Stack>>>,
@@ -92,8 +119,8 @@ impl WalkedStacks {
         self.recent.insert(id, stack.map(Arc::new));
     }
 
-    pub(super) fn take(&mut self, id: u64) -> Option<Option<Arc<Stack>>> {
-        self.recent.remove(&id).or_else(|| self.earlier.remove(&id))
+    pub(super) fn get(&self, id: u64) -> Option<Option<Arc<Stack>>> {
+        self.recent.get(&id).or_else(|| self.earlier.get(&id)).cloned()
     }
 
     /// Notes that a drain is over.
@@ -113,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_is_looked_up_stays_and_the_rest_is_bounded() {
-        let mut table = StackTable::default();
+        let mut table = SentTable::default();
         table.insert(7, stack());
         for id in 0..10 * GENERATION_MAX as u64 {
             table.insert(1_000 + id, stack());
@@ -121,7 +148,7 @@ mod tests {
                 assert!(table.get(7).is_some(), "after {id}");
             }
         }
-        assert!(table.young.stacks.len() + table.old.stacks.len() <= 2 * GENERATION_MAX);
+        assert!(table.young.sent.len() + table.old.sent.len() <= 2 * GENERATION_MAX);
         assert!(table.get(1_000).is_none());
     }
 
@@ -129,7 +156,7 @@ mod tests {
     fn memory_is_bounded_and_nothing_goes_before_it_is_sent_again() {
         let frame = StackFrame { address: 1, exact: false, by_frame_pointer: false };
         let deep = || Arc::new(Stack { frames: vec![frame; 100].into(), end: StackEnd::Complete });
-        let mut table = StackTable::default();
+        let mut table = SentTable::default();
         let mut told: Vec<u64> = Vec::new();
         for id in 0..100_000_u64 {
             table.insert(id, deep());
@@ -140,22 +167,21 @@ mod tests {
                 assert!(table.get(0).is_some(), "it is looked up all the time");
                 told = table.age();
                 let held = table.young.bytes + table.old.bytes + table.leaving.bytes;
-                assert!(held < 3 * (GENERATION_BYTES_MAX + 200 * bytes(&deep())), "{held}");
+                assert!(held < 3 * (GENERATION_BYTES_MAX + 200 * deep().bytes()), "{held}");
             }
         }
-        let sum = |generation: &Generation| generation.stacks.values().map(|stack| bytes(stack)).sum::<usize>();
+        let sum = |generation: &Generation<Arc<Stack>>| generation.sent.values().map(Sent::bytes).sum::<usize>();
         assert_eq!([table.young.bytes, table.old.bytes], [sum(&table.young), sum(&table.old)]);
         assert!(table.get(1).is_none());
     }
 
     #[test]
-    fn a_walked_stack_is_given_once_and_does_not_wait_for_ever() {
+    fn a_walked_stack_serves_all_parts_of_its_wait_and_does_not_stay_for_ever() {
         let mut walked = WalkedStacks::default();
         walked.insert(1, None);
-        walked.insert(2, None);
         walked.age();
-        assert_eq!((walked.take(1), walked.take(1)), (Some(None), None));
+        assert_eq!((walked.get(1), walked.get(1)), (Some(None), Some(None)));
         walked.age();
-        assert_eq!(walked.take(2), None);
+        assert_eq!(walked.get(1), None);
     }
 }

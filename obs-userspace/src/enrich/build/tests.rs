@@ -4,9 +4,9 @@ use super::*;
 use crate::{
     enrich::{
         process::Procfs,
-        symbolize::{Symbolizer, SymbolizerOptions},
+        symbolize::{NoSymbol, Symbolizer, SymbolizerOptions},
     },
-    model::process::ProcessEvent,
+    model::{process::ProcessEvent, profile::FrameKind},
 };
 
 const COUNT: ValueType = ValueType::new("samples", "count");
@@ -59,6 +59,7 @@ fn sample(thread_name: &str, user: Option<Arc<Stack>>, count: u64) -> StackSampl
         user,
         kernel: None,
         wait: None,
+        waker: None,
         count,
         weight: count * 7,
     }

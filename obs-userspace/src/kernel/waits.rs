@@ -1,0 +1,153 @@
+//! Reads the waits that have not ended when a recording does.
+
+use std::{fs::File, io::Read as _, os::unix::fs::FileExt as _};
+
+use aya::maps::{MapData, PerCpuArray};
+use obs_common::{
+    limits::SNAPSHOT_STACK_BYTES_MAX,
+    stack::{GONE_STACK, NO_STACK, StackKey},
+    wait::{FinishedWait, NO_WAKER, UnfinishedWait},
+};
+
+use super::{
+    load::{KernelError, Object},
+    read::Shared,
+};
+
+const MAP: &str = "WAIT_FINISHED";
+
+/// The user-space half of `obs_ebpf::wait::iterate`.
+pub struct UnfinishedWaits {
+    finished: PerCpuArray<MapData, Shared<FinishedWait>>,
+}
+
+impl UnfinishedWaits {
+    /// Takes what it needs out of an object.
+    ///
+    /// # Errors
+    /// If the object counts no waits.
+    pub fn take(object: &mut Object) -> Result<Self, KernelError> {
+        object.take_map(MAP).map(|finished| Self { finished })
+    }
+
+    /// What threads do that is not over, and the waits that are over and whose threads are still in their system call. The object's
+    /// other programs must be detached; `program` is its loaded iterator.
+    ///
+    /// # Errors
+    /// If the kernel does not let the threads be listed.
+    pub fn read(&self, object: &mut Object, program: &'static str) -> Result<Vec<UnfinishedWait>, KernelError> {
+        super::read::wait_for_running_programs();
+        let bytes = object.run_task_iterator(program)?;
+        let records = bytes.chunks_exact(size_of::<UnfinishedWait>());
+        let mut waits: Vec<UnfinishedWait> = records
+            // SAFETY: the chunk is as long as the type, which is `repr(C)`, all integers, and valid for every bit pattern.
+            .map(|record| unsafe { record.as_ptr().cast::<UnfinishedWait>().read_unaligned() })
+            .collect();
+        let finished = self.finished.get(&0, 0);
+        let finished = finished.map_err(|error| KernelError::Map { map: MAP, why: error.to_string() })?;
+        waits.extend(finished.iter().map(|finished| finished.0).filter(|finished| finished.tid != 0).map(unfinished));
+        Ok(waits)
+    }
+}
+
+/// A wait that is over, of which the user stack was still to be taken.
+fn unfinished(wait: FinishedWait) -> UnfinishedWait {
+    let FinishedWait {
+        tid,
+        state,
+        ip: _,
+        sp: _,
+        image,
+        cgroup_id,
+        kernel_stack,
+        blocked_ns,
+        queued_ns,
+        waker: _,
+        comm,
+    } = wait;
+    let key = StackKey {
+        started_ns: image.started_ns,
+        cgroup_id,
+        user_stack: GONE_STACK,
+        kernel_stack,
+        waker: NO_WAKER,
+        tgid: image.tgid,
+        exec_id: image.exec_id,
+        state,
+        reserved: 0,
+        comm,
+    };
+    UnfinishedWait { key, blocked_ns, queued_ns, tid, has_registers: 0, registers: [NO_STACK; _] }
+}
+
+/// The memory of a thread that waits, from an address on, as far as it can be read and a snapshot holds it. `None` if the thread does
+/// not wait any more where `ip` and `sp` say.
+#[must_use]
+pub fn stack_memory(pid: u32, tid: u32, ip: u64, sp: u64, start: u64) -> Option<Box<[u8]>> {
+    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+    let mut bytes = vec![0; SNAPSHOT_STACK_BYTES_MAX];
+    let mut length = 0;
+    // A read ends before what cannot be read.
+    while let Some(room) = bytes.get_mut(length..).filter(|room| !room.is_empty()) {
+        match memory.read_at(room, start + length as u64) {
+            Ok(0) | Err(_) => break,
+            Ok(read) => length += read,
+        }
+    }
+    bytes.truncate(length);
+    // Behind the read: it has not gone on meanwhile.
+    let mut text = String::new();
+    File::open(format!("/proc/{pid}/task/{tid}/syscall")).ok()?.read_to_string(&mut text).ok()?;
+    is_at(&text, ip, sp).then(|| bytes.into())
+}
+
+/// Whether a thread stands there, by its file `syscall`: a number, arguments, the stack pointer and the instruction pointer.
+fn is_at(text: &str, ip: u64, sp: u64) -> bool {
+    let hexadecimal = |word: &str| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok();
+    let mut words = text.split_ascii_whitespace().rev();
+    let mut next_is = |value| words.next().and_then(hexadecimal) == Some(value);
+    next_is(ip) && next_is(sp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_where_its_file_says() {
+        let waiting = "202 0x7f00 0x80 0x0 0x0 0x0 0xffffffff 0x7ffe10 0x4011d6\n";
+        assert!(is_at(waiting, 0x40_11d6, 0x7f_fe10));
+        assert!(!is_at(waiting, 0x40_11d6, 0x7f_fe18));
+        assert!(is_at("-1 0x7ffe10 0x4011d6\n", 0x40_11d6, 0x7f_fe10));
+        assert!(!is_at("running\n", 0, 0));
+        assert!(!is_at("", 0, 0));
+    }
+
+    #[test]
+    fn memory_of_a_waiting_thread_is_read_and_of_one_that_went_on_is_not() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let waiting = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()).unwrap();
+            let _ = ended.recv();
+        });
+        let (pid, tid) = (std::process::id(), told.recv().unwrap());
+        let path = format!("/proc/{pid}/task/{tid}/syscall");
+        let place = std::iter::from_fn(|| {
+            std::thread::yield_now();
+            Some(std::fs::read_to_string(&path).unwrap())
+        })
+        .filter_map(|text| {
+            let words: Vec<u64> =
+                text.split(' ').filter_map(|w| u64::from_str_radix(w.trim().strip_prefix("0x")?, 16).ok()).collect();
+            text.starts_with("202 ").then(|| (words[words.len() - 1], words[words.len() - 2]))
+        })
+        .next();
+        let (ip, sp) = place.unwrap();
+        let memory = stack_memory(pid, tid, ip, sp, sp - 128).unwrap();
+        assert!(memory.len() > 128, "{}", memory.len());
+        assert_eq!(stack_memory(pid, tid, ip, sp + 8, sp - 128), None);
+        drop(end);
+        waiting.join().unwrap();
+    }
+}
