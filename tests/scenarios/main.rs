@@ -15,6 +15,7 @@ mod read;
 mod stacks;
 mod stats;
 mod totals;
+mod why;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -25,6 +26,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 const THEMES: &[&[Scenario]] = &[
     totals::SCENARIOS,
     offcpu::SCENARIOS,
+    why::SCENARIOS,
     formats::SCENARIOS,
     filters::SCENARIOS,
     misuse::SCENARIOS,

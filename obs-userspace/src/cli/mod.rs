@@ -13,6 +13,7 @@ mod stdout;
 mod store;
 mod summary;
 mod targets;
+mod why;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ pub struct Cli {
 enum Verb {
     /// Record a profile of this host, of some processes, or of a command
     Record(Box<record::RecordArgs>),
+    /// Say what the time of some processes, or of a command, goes into: on CPU, or waiting for what
+    Why(Box<why::WhyArgs>),
     /// Measure the whole host all the time, and keep a history
     Agent(agent::AgentArgs),
     /// Say which features of this kernel work with these privileges, and which collectors can run
@@ -75,6 +78,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = match verb {
         Verb::Agent(args) => agent::run(&args, &mut stdout()),
         Verb::Record(args) => record::run(*args),
+        Verb::Why(args) => why::run(*args, &mut stdout()),
         Verb::Doctor(DoctorArgs { json, pid: Some(pid), duration }) => {
             quality::run(pid, duration, json, &mut stdout()).map(|()| 0).map_err(Failure::Failed)
         }

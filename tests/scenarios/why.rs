@@ -1,0 +1,183 @@
+//! `obs why`: that the parts are the true ones, and add up.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::harness::{Context, Need, Scenario};
+
+const WAITS: &[Need] = &[Need::Root, Need::RealCpu, Need::Workload("waits")];
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "why::a_busy_program",
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("busy")],
+        run: |context| {
+            let why = Why::of(context, &[&context.program("busy"), "1", "2"])?;
+            why.has("on CPU", &["on_cpu_user", "on_cpu_kernel"], why.printed("cpu_seconds ")?)
+        },
+    },
+    Scenario {
+        name: "why::two_busy_threads_on_one_cpu",
+        needs: &[Need::Root, Need::RealCpu, Need::Tool("taskset"), Need::Workload("busy")],
+        run: shared_cpu,
+    },
+    Scenario { name: "why::a_sleeper", needs: WAITS, run: |context| waits(context, &[("sleep", "sleep")], &[]) },
+    Scenario {
+        name: "why::a_program_that_waits_for_a_lock",
+        needs: WAITS,
+        // The thread that holds the lock sleeps as long.
+        run: |context| waits(context, &[("lock", "lock")], &[("lock", "sleep")]),
+    },
+    Scenario {
+        name: "why::a_program_that_waits_for_the_network",
+        needs: WAITS,
+        run: |context| waits(context, &[("socket", "network")], &[("socket", "sleep")]),
+    },
+    Scenario { name: "why::a_program_that_writes_to_the_disk", needs: WAITS, run: disk },
+    Scenario {
+        name: "why::a_bit_of_everything",
+        needs: WAITS,
+        run: |context| {
+            let kinds =
+                [("sleep", "sleep"), ("lock", "lock"), ("pipe", "sleep"), ("socket", "network"), ("poll", "sleep")];
+            waits(context, &kinds, &[("lock", "sleep"), ("pipe", "sleep"), ("socket", "sleep"), ("poll", "sleep")])
+        },
+    },
+    Scenario { name: "why::adds_up_on_any_kernel", needs: &[Need::Root, Need::Workload("waits")], run: adds_up },
+];
+
+/// Parts of the whole may be so far from the truth, as shares of it.
+const TOLERANCE: f64 = 0.02;
+
+/// An answer, and what the program itself printed.
+struct Why {
+    answer: Value,
+    printed: String,
+}
+
+impl Why {
+    fn of(context: &Context, command: &[&str]) -> Result<Self> {
+        let mut why = context.obs(&["why", "--format", "json", "--symbol-cache", "none", "--"]);
+        let finished = context.run(why.args(command))?;
+        ensure!(finished.status.success(), "{} ended with {}:\n{}", finished.line, finished.status, finished.stderr);
+        let printed = finished.stdout_text();
+        let last = printed.lines().last().unwrap_or_default();
+        let answer = serde_json::from_str(last).with_context(|| format!("no JSON in the last line of {printed:?}"))?;
+        let why = Self { answer, printed };
+        why.adds_up()?;
+        Ok(why)
+    }
+
+    fn number(&self, pointer: &str) -> Result<f64> {
+        self.answer.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {}", self.answer))
+    }
+
+    fn all_ns(&self) -> Result<f64> {
+        self.number("/thread_time_ns")
+    }
+
+    /// The time of parts together, in nanoseconds.
+    fn ns(&self, parts: &[&str]) -> Result<f64> {
+        let all = self.answer["parts"].as_array().context("no parts")?;
+        let wanted = all.iter().filter(|part| parts.iter().any(|name| part["part"] == **name));
+        Ok(wanted.filter_map(|part| part["ns"].as_f64()).sum())
+    }
+
+    /// All parts are the whole, but for 1 %, and what is missing is told.
+    fn adds_up(&self) -> Result<()> {
+        let all = self.answer["parts"].as_array().context("no parts")?;
+        let sum: f64 = all.iter().filter_map(|part| part["ns"].as_f64()).sum();
+        let (whole, remainder) = (self.all_ns()?, self.number("/remainder_ns")?);
+        println!("  {:.1} of {:.1} ms accounted for", sum / 1e6, whole / 1e6);
+        ensure!((sum + remainder - whole).abs() < 1_000.0, "{sum} and {remainder} are not {whole}");
+        ensure!(remainder.abs() < 0.01 * whole, "{remainder} of {whole} ns are not accounted for");
+        Ok(())
+    }
+
+    /// The seconds that the program printed behind these words.
+    fn printed(&self, words: &str) -> Result<f64> {
+        let line = self.printed.lines().find_map(|line| line.strip_prefix(words));
+        Ok(line.with_context(|| format!("no {words} in {:?}", self.printed))?.trim().parse()?)
+    }
+
+    /// A part is what the program says of it, but for 2 % of the whole, and but for the time in which it waited for a CPU after that.
+    fn has_waited(&self, part: &str, seconds: f64) -> Result<()> {
+        let (seen, queued, whole) = (self.ns(&[part])?, self.ns(&["run_queue"])?, self.all_ns()?);
+        println!(
+            "  {part}: {:.1} ms, and up to {:.1} waiting for a CPU; {:.1} expected, {:.1} in all",
+            seen / 1e6,
+            queued / 1e6,
+            seconds * 1e3,
+            whole / 1e6
+        );
+        let (expected, tolerance) = (seconds * 1e9, TOLERANCE * whole);
+        ensure!(seen <= expected + tolerance, "{part}: {seen} ns are more than {seconds} s");
+        ensure!(
+            seen + queued >= expected - tolerance,
+            "{part}: {seen} ns and {queued} of waiting for a CPU are not {seconds} s"
+        );
+        Ok(())
+    }
+
+    /// Some parts together are so many seconds, but for 2 % of the whole.
+    fn has(&self, what: &str, parts: &[&str], seconds: f64) -> Result<()> {
+        let (seen, whole) = (self.ns(parts)?, self.all_ns()?);
+        println!("  {what}: {:.1} ms, {:.1} expected, {:.1} in all", seen / 1e6, seconds * 1e3, whole / 1e6);
+        let wrong = (seen - seconds * 1e9) / whole;
+        ensure!(
+            wrong.abs() <= TOLERANCE,
+            "{what}: {seen} ns for {seconds} s are {:.1} % of the whole off",
+            100.0 * wrong
+        );
+        Ok(())
+    }
+}
+
+/// What the program says of how long its main thread waited for kinds of things, as parts; `other` is what other threads waited
+/// for as long.
+fn waits(context: &Context, main: &[(&str, &str)], other: &[(&str, &str)]) -> Result<()> {
+    let program = context.program("waits");
+    let command: Vec<&str> = std::iter::once(program.as_str()).chain(main.iter().map(|(kind, _)| *kind)).collect();
+    let why = Why::of(context, &command)?;
+    let mut parts: Vec<&str> = main.iter().chain(other).map(|(_, part)| *part).collect();
+    parts.sort_unstable();
+    parts.dedup();
+    for part in parts {
+        let kinds = main.iter().chain(other).filter(|(_, of)| *of == part);
+        let seconds = kinds.map(|(kind, _)| why.printed(&format!("waited_seconds {kind} "))).sum::<Result<f64>>()?;
+        why.has_waited(part, seconds)?;
+    }
+    Ok(())
+}
+
+fn disk(context: &Context) -> Result<()> {
+    let why = Why::of(context, &[&context.program("waits"), "disk"])?;
+    // How it waits for the disk is the file system's business: for the write itself, or for the journal's thread.
+    why.has("block I/O", &["block_io", "other", "run_queue"], why.printed("waited_seconds disk ")?)?;
+    ensure!(why.ns(&["block_io", "run_queue"])? > 0.3 * why.all_ns()?, "hardly any block I/O: {}", why.answer);
+    let disks = why.answer["disks"].as_array().context("no disks")?;
+    let writes: f64 = disks.iter().filter_map(|disk| disk["writes"].as_f64()).fold(0.0, f64::max);
+    ensure!(writes >= 2_000.0, "2,000 writes, of which the disks show {writes}");
+    Ok(())
+}
+
+/// Two threads that both want one CPU: each waits for it half of the time.
+fn shared_cpu(context: &Context) -> Result<()> {
+    let why = Why::of(context, &["taskset", "-c", "0", &context.program("busy"), "2", "1.5"])?;
+    let cpu_seconds = why.printed("cpu_seconds ")?;
+    why.has("on CPU", &["on_cpu_user", "on_cpu_kernel"], cpu_seconds)?;
+    let queued = why.ns(&["run_queue"])? / 1e9;
+    println!("  {queued:.2} s waiting for the CPU, {cpu_seconds:.2} s on it");
+    // While one of them runs the other waits; what else runs there comes on top.
+    ensure!(queued > 0.95 * cpu_seconds, "{queued} s of waiting beside {cpu_seconds} s on the CPU");
+    Ok(())
+}
+
+/// Under emulation, shares tell nothing; but nothing goes missing.
+fn adds_up(context: &Context) -> Result<()> {
+    let why = Why::of(context, &[&context.program("waits"), "sleep", "lock", "socket"])?;
+    for part in ["sleep", "lock", "network"] {
+        ensure!(why.ns(&[part])? > 400e6, "too little {part}: {}", why.answer);
+    }
+    Ok(())
+}
