@@ -12,6 +12,7 @@ mod stacks;
 mod store;
 pub(crate) mod table;
 mod unwind;
+mod waits;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum What {
     Stacks(stacks::Arguments),
     /// What the history on disk costs: bytes, questions, memory, beside what they may cost
     Store(store::Arguments),
+    /// How much slower programs become while waits are measured, beside bpftrace and perf
+    Waits(waits::Arguments),
     /// Turns `perf script` on standard input into a flame graph; what `bench record` runs for perf
     #[command(hide = true)]
     PerfSvg(record::PerfSvg),
@@ -56,6 +59,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         What::TableOf(arguments) => unwind::table_of(arguments),
         What::Stacks(arguments) => stacks::main(arguments),
         What::Store(arguments) => store::main(arguments),
+        What::Waits(arguments) => waits::main(arguments),
         What::PerfSvg(arguments) => record::perf_svg(arguments),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) enum Group {
     Vm,
     /// What keeps a host busy while the agent is soaked
     Soak,
+    /// Other tools that benchmarks put beside obs
+    Bench,
     /// The checks of continuous integration
     Ci,
 }

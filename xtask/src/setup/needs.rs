@@ -33,7 +33,7 @@ const fn package(found_as: &'static [&'static str], packages: &'static [&'static
 
 /// Everything, in the order in which it is looked for.
 pub(crate) fn all() -> Vec<(Group, Need)> {
-    use Group::{Build, Ci, Soak, Test, Vm};
+    use Group::{Bench, Build, Ci, Soak, Test, Vm};
     vec![
         (Build, package(&["gcc", "clang"], &["gcc"], "links Rust programs")),
         (Build, package(&["/usr/include/stdlib.h"], &["libc6-dev"], "the C library's headers")),
@@ -65,6 +65,7 @@ pub(crate) fn all() -> Vec<(Group, Need)> {
         (Soak, package(&["stress-ng"], &["stress-ng"], "starts processes in great number")),
         (Soak, package(&["setpriv"], &["util-linux"], "ends what was started with its starter")),
         (Soak, package(&["xz"], &["xz-utils"], "uses a CPU")),
+        (Bench, package(&["bpftrace"], &["bpftrace"], "measures waits, as obs does")),
         (Ci, Need::CargoDeny),
     ]
 }
