@@ -31,6 +31,9 @@ pub const FILTER_ENTRIES_MAX: u32 = 8_192;
 /// Different (process, thread name, cgroup, user stack, kernel stack) keys counted between two drains.
 pub const STACK_COUNTS_MAX: u32 = 16_384;
 
+/// Short waits of a thread that are counted together at most.
+pub const SHORT_WAITS_TOGETHER_MAX: u32 = 64;
+
 /// Threads whose waits are followed at a time.
 pub const WAITS_MAX: u32 = 32_768;
 

@@ -50,8 +50,29 @@ pub struct Wait {
     pub waker: u64,
     /// For what it waits: a [`WaitState`].
     pub state: u32,
-    /// Nothing.
-    pub reserved: u32,
+    /// How often its process had called `exec` when it had the first of `short`.
+    pub exec_id: u32,
+    /// Its last waits that were too short for a stack, until they are counted.
+    pub short: ShortWaits,
+}
+
+/// Waits of one thread for the same thing that were too short for a stack. Adding them up here costs less than counting each.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ShortWaits {
+    /// How long they were, until it was woken, in nanoseconds.
+    pub blocked_ns: u64,
+    /// How long it waited for a CPU after them, in nanoseconds.
+    pub queued_ns: u64,
+    /// For what it waited: a [`WaitState`].
+    pub state: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl ShortWaits {
+    /// None.
+    pub const NONE: Self = Self { blocked_ns: 0, queued_ns: 0, state: 0, count: 0 };
 }
 
 /// Nobody woke the thread yet, or nobody asked who did.

@@ -24,25 +24,30 @@ static COUNTS_1: HashMap<StackKey, StackValue> = HashMap::with_max_entries(STACK
 /// Adds one sample of a given weight.
 #[inline(always)]
 pub fn add(key: &StackKey, weight: u64) {
+    add_all(key, StackValue { count: 1, weight });
+}
+
+/// Adds samples, and their summed weight.
+#[inline(always)]
+pub fn add_all(key: &StackKey, more: StackValue) {
     let active = COUNTS_ACTIVE.get(0).copied().unwrap_or(0);
-    let counted = if active == 0 { add_to(&COUNTS_0, key, weight) } else { add_to(&COUNTS_1, key, weight) };
-    loss::count(if counted { KernelCounter::Taken } else { KernelCounter::LostCountsFull });
+    let counted = if active == 0 { add_to(&COUNTS_0, key, more) } else { add_to(&COUNTS_1, key, more) };
+    loss::count_all(if counted { KernelCounter::Taken } else { KernelCounter::LostCountsFull }, more.count);
 }
 
 #[inline(always)]
-fn add_to(map: &HashMap<StackKey, StackValue>, key: &StackKey, weight: u64) -> bool {
+fn add_to(map: &HashMap<StackKey, StackValue>, key: &StackKey, more: StackValue) -> bool {
     if let Some(value) = map.get_ptr_mut(key) {
-        increase(value, weight);
+        increase(value, more);
         return true;
     }
-    let first = StackValue { count: 1, weight };
-    if map.insert(key, first, u64::from(BPF_NOEXIST)).is_ok() {
+    if map.insert(key, more, u64::from(BPF_NOEXIST)).is_ok() {
         return true;
     }
     // Another CPU was quicker, or the map is full.
     match map.get_ptr_mut(key) {
         Some(value) => {
-            increase(value, weight);
+            increase(value, more);
             true
         }
         None => false,
@@ -50,12 +55,12 @@ fn add_to(map: &HashMap<StackKey, StackValue>, key: &StackKey, weight: u64) -> b
 }
 
 #[inline(always)]
-fn increase(value: *mut StackValue, weight: u64) {
+fn increase(value: *mut StackValue, more: StackValue) {
     // SAFETY: the pointer is into a map value that stays valid while the program runs; the additions are atomic because
     // other CPUs may count the same key.
     unsafe {
-        atomic_add(&raw mut (*value).count, 1);
-        atomic_add(&raw mut (*value).weight, weight);
+        atomic_add(&raw mut (*value).count, more.count);
+        atomic_add(&raw mut (*value).weight, more.weight);
     }
 }
 

@@ -12,9 +12,15 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(KERNEL_COUNTER
 /// Adds one to a counter of this CPU.
 #[inline(always)]
 pub fn count(counter: KernelCounter) {
+    count_all(counter, 1);
+}
+
+/// Adds to a counter of this CPU.
+#[inline(always)]
+pub fn count_all(counter: KernelCounter, amount: u64) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: the slot belongs to this CPU, on which a program of one kind does not interrupt itself.
-        unsafe { *slot += 1 };
+        unsafe { *slot += amount };
     }
 }
 

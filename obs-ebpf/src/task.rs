@@ -76,6 +76,9 @@ const ABSENT: u32 = u32::MAX;
 /// `PF_KTHREAD`: the task is a thread of the kernel's own and has no user stack.
 const FLAG_KERNEL_THREAD: u32 = 0x0020_0000;
 
+/// `PF_EXITING`: the task is about to end.
+const FLAG_EXITING: u32 = 0x4;
+
 // States of linux/sched.h.
 const TASK_INTERRUPTIBLE: u32 = 0x1;
 const TASK_DEAD: u32 = 0x80;
@@ -134,6 +137,13 @@ impl Task {
     #[must_use]
     pub fn is_kernel_thread(self) -> bool {
         self.field::<u32>(&OFFSET_TASK_FLAGS) & FLAG_KERNEL_THREAD != 0
+    }
+
+    /// Whether it is about to end. It may still run and wait for long, to close its files.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_exiting(self) -> bool {
+        self.field::<u32>(&OFFSET_TASK_FLAGS) & FLAG_EXITING != 0
     }
 
     /// The first thread of the process.

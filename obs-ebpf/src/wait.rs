@@ -23,9 +23,9 @@ use aya_ebpf::{
 use core::ffi::c_void;
 use obs_common::{
     counters::KernelCounter,
-    limits::WAITS_MAX,
-    stack::{GONE_STACK, LOST_STACK, NO_STACK, StackKey},
-    wait::{FinishedWait, NO_WAKER, WAIT_IS_SHORT, Wait, WaitState},
+    limits::{SHORT_WAITS_TOGETHER_MAX, WAITS_MAX},
+    stack::{GONE_STACK, LOST_STACK, NO_STACK, StackKey, StackValue},
+    wait::{FinishedWait, NO_WAKER, ShortWaits, WAIT_IS_SHORT, Wait, WaitState},
 };
 
 use crate::{
@@ -66,15 +66,15 @@ pub fn begin(task: Task) {
     if COUNTS_RUNNING.load() != 0 {
         count_run(task, tid);
     }
-    if task.is_dead() && WAITS.remove(tid).is_ok() {
-        dies();
+    if task.is_dead() {
+        dies(task, tid);
     }
     let registers = if task.is_kernel_thread() { None } else { Registers::of(task) };
     // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
     let has_finished = unsafe { (*finished).tid } == tid;
     // What is known goes into maps before the stack is walked, and is read from there behind: the verifier would follow the walk once
     // for each of the states.
-    let needs_stack = !task.is_dead() && filter::admits(task) && note(task, tid, registers);
+    let needs_stack = !task.is_dead() && is_asked_for(task, tid) && note(task, tid, registers);
     if !needs_stack && !has_finished {
         return;
     }
@@ -99,6 +99,12 @@ pub fn begin(task: Task) {
     }
 }
 
+/// Whether the current thread is to be followed. While it ends it no longer passes the filter, which forgets its process early.
+#[inline(always)]
+fn is_asked_for(task: Task, tid: u32) -> bool {
+    filter::admits(task) || (task.is_exiting() && WAITS.get_ptr(tid).is_some())
+}
+
 /// Notes since when the current thread does not run, and why. Whether its user stack has to be taken now.
 #[inline(always)]
 fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
@@ -113,7 +119,8 @@ fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
         cgroup_id: unsafe { bpf_get_current_cgroup_id() },
         waker: NO_WAKER,
         state: state as u32,
-        reserved: 0,
+        exec_id: 0,
+        short: ShortWaits::NONE,
     };
     match WAITS.get_ptr_mut(tid) {
         // SAFETY: the value stays valid while the program runs. Whoever wakes the thread writes `woken_ns` only, and no earlier
@@ -153,9 +160,19 @@ fn follow(tid: u32, wait: &Wait) -> bool {
     true
 }
 
-/// A thread that was followed is over.
+/// A thread is over, which may have been followed.
 #[inline(always)]
-fn dies() {
+fn dies(task: Task, tid: u32) {
+    if let Some(wait) = WAITS.get_ptr_mut(tid) {
+        count_short(task, wait);
+        let _ = WAITS.remove(tid);
+        end_of_life();
+    }
+}
+
+/// A thread that was followed is followed no more.
+#[inline(always)]
+fn end_of_life() {
     if COUNTS_RUNNING.load() != 0 {
         loss::add(KernelCounter::ThreadTimeNs, now_ns());
     }
@@ -219,9 +236,7 @@ pub fn end(task: Task) {
     }
     let (blocked_ns, queued_ns) = parts_ns(&this, now_ns);
     if is_short(blocked_ns, queued_ns) {
-        let mut key = key_without_stacks(task, cgroup_id);
-        count_part(&mut key, state | WAIT_IS_SHORT, blocked_ns);
-        count_part(&mut key, WaitState::RunQueue as u32 | WAIT_IS_SHORT, queued_ns);
+        add_short(task, wait, ShortWaits { blocked_ns, queued_ns, state, count: 1 });
         return;
     }
     let image = task.image();
@@ -304,7 +319,48 @@ fn since_now(state: WaitState, cgroup_id: u64) -> Wait {
         cgroup_id,
         waker: NO_WAKER,
         state: state as u32,
-        reserved: 0,
+        exec_id: 0,
+        short: ShortWaits::NONE,
+    }
+}
+
+/// Adds a short wait to those that wait to be counted.
+#[inline(always)]
+fn add_short(task: Task, wait: *mut Wait, more: ShortWaits) {
+    let exec_id = task.image().exec_id;
+    // SAFETY: the value of a map stays valid while the program runs, and is this thread's.
+    unsafe {
+        let ShortWaits { state, count, .. } = (*wait).short;
+        if count > 0 && (state != more.state || count >= SHORT_WAITS_TOGETHER_MAX || (*wait).exec_id != exec_id) {
+            count_short(task, wait);
+        }
+        (*wait).exec_id = exec_id;
+        (*wait).short.state = more.state;
+        (*wait).short.count += more.count;
+        (*wait).short.blocked_ns += more.blocked_ns;
+        (*wait).short.queued_ns += more.queued_ns;
+    }
+}
+
+/// Counts the short waits of a thread that wait for it.
+#[inline(always)]
+fn count_short(task: Task, wait: *mut Wait) {
+    // SAFETY: as above.
+    let Wait { cgroup_id, exec_id, short, .. } = unsafe { *wait };
+    if short.count == 0 {
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { (*wait).short = ShortWaits::NONE };
+    let mut key = key_without_stacks(task, cgroup_id);
+    // Of the program that it ran then.
+    key.exec_id = exec_id;
+    let parts = [(short.state, short.blocked_ns), (WaitState::RunQueue as u32, short.queued_ns)];
+    for (state, weight) in parts {
+        if weight > 0 {
+            key.state = state | WAIT_IS_SHORT;
+            counts::add_all(&key, StackValue { count: u64::from(short.count), weight });
+        }
     }
 }
 

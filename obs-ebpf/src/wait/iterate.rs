@@ -12,7 +12,10 @@ use obs_common::{
     wait::{NO_WAKER, UnfinishedWait, WAIT_IS_SHORT, Wait, WaitState},
 };
 
-use super::{COUNTS_RUNNING, WAITS, dies, follow, is_short, key_without_stacks, now_ns, parts_ns, since_now, state};
+use super::{
+    COUNTS_RUNNING, WAITS, count_short, end_of_life, follow, is_short, key_without_stacks, now_ns, parts_ns, since_now,
+    state,
+};
 use crate::{
     filter, process,
     registers::Registers,
@@ -92,7 +95,8 @@ pub unsafe fn unfinished(context: *const TaskIteration, task: Task) {
     let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
     // SAFETY: the value stays valid while the program runs.
     let this = unsafe { *wait };
-    dies();
+    end_of_life();
+    count_short(task, wait);
     if this.since_ns == 0 {
         return;
     }
