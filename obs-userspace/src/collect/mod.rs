@@ -243,4 +243,15 @@ mod tests {
         let embedded: BTreeSet<_> = objects::OBJECTS.iter().map(|(name, _)| *name).collect();
         assert_eq!(used, embedded);
     }
+
+    #[test]
+    fn an_object_pays_for_its_own_maps_only() {
+        let unused = |object: &str| {
+            let (_, bytes) = objects::OBJECTS.iter().find(|(name, _)| *name == object).unwrap();
+            crate::kernel::load::unused_maps(bytes)
+        };
+        let has = |object: &str, map: &str| !unused(object).iter().any(|(name, _)| name == map);
+        assert!(has("offcpu", "WAITS") && has("offcpu", "UNWIND_ARENA"));
+        assert!(has("cpu", "RING") && !has("cpu", "WAITS"));
+    }
 }

@@ -1,5 +1,9 @@
 //! Brings a BPF object into the kernel: constants first, then maps, then the programs that are wanted.
 
+mod unused;
+
+pub(crate) use self::unused::maps as unused_maps;
+
 use std::{
     fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
@@ -212,6 +216,10 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
     }
     let blocks = options.unwind_bytes.div_ceil(4 * ARENA_BLOCK_WORDS as u32).max(1);
     loader.map_max_entries("UNWIND_ARENA", blocks);
+    let unused = unused_maps(bytes);
+    for (map, entries) in &unused {
+        loader.map_max_entries(map, *entries);
+    }
     let has_loop_helper = u8::from(has_loop_helper());
     loader.override_global("HAS_LOOP_HELPER", &has_loop_helper, false);
     let ebpf = loader.load(bytes).map_err(|error| {
