@@ -7,3 +7,4 @@ mod session;
 mod signals;
 mod targets;
 mod unwind;
+mod window_histograms;
