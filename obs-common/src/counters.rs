@@ -24,7 +24,9 @@ pub enum KernelCounter {
     LostNoTask = 8,
     /// Waits of threads that could not be followed because the map of threads was full.
     LostWaitsFull = 9,
+    /// Latencies whose end no program saw.
+    LostEnd = 10,
 }
 
 /// Slots of the array `COUNTERS`.
-pub const KERNEL_COUNTERS: u32 = 10;
+pub const KERNEL_COUNTERS: u32 = 11;

@@ -10,6 +10,7 @@ pub mod counters;
 pub mod events;
 pub mod filter;
 pub mod histogram;
+pub mod latency;
 pub mod limits;
 pub mod stack;
 pub mod unwind_map;

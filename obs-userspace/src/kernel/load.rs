@@ -177,6 +177,8 @@ pub struct LoadOptions<'a> {
     pub unwind_bytes: u32,
     /// Waits of this length and more have stacks.
     pub wait_threshold: Duration,
+    /// What else is fixed at load: names of constants and their values.
+    pub constants: &'a [(&'static str, u32)],
 }
 
 /// A BPF object whose maps are in the kernel. Its programs are loaded when they are attached; dropping it removes all.
@@ -208,6 +210,9 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
     }
     let wait_threshold_ns = u64::try_from(options.wait_threshold.as_nanos()).unwrap_or(u64::MAX);
     loader.override_global("WAIT_THRESHOLD_NS", &wait_threshold_ns, false);
+    for (name, value) in options.constants {
+        loader.override_global(name, value, true);
+    }
     loader.override_global("FILTER_FLAGS", &flags, false);
     loader.override_global("SELF_TGID", &own_pid, false);
     loader.override_global(aya_log::LEVEL, &log_level, false);
