@@ -4,6 +4,7 @@
 
 mod agent;
 mod doctor;
+mod latency;
 mod load_all;
 mod output;
 mod progress;
@@ -36,6 +37,8 @@ pub struct Cli {
 enum Verb {
     /// Record a profile of this host, of some processes, or of a command
     Record(Box<record::RecordArgs>),
+    /// Watch how long something takes: waits for a CPU, disks, system calls, connections, interrupts
+    Latency(Box<latency::LatencyArgs>),
     /// Measure the whole host all the time, and keep a history
     Agent(agent::AgentArgs),
     /// Say which features of this kernel work with these privileges, and which collectors can run
@@ -74,6 +77,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = match verb {
         Verb::Agent(args) => agent::run(&args, &mut stdout()),
         Verb::Record(args) => record::run(*args),
+        Verb::Latency(args) => latency::run(*args, &mut stdout()),
         Verb::Doctor(DoctorArgs { json, pid: Some(pid), duration }) => {
             quality::run(pid, duration, json, &mut stdout()).map(|()| 0).map_err(Failure::Failed)
         }

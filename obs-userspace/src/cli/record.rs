@@ -193,7 +193,7 @@ pub(super) fn run(args: RecordArgs) -> Result<u8, Failure> {
 }
 
 /// The command's own exit status; waits for it, because the caller asked obs to run it.
-fn exit_code(command: Option<Running>) -> Result<u8, Failure> {
+pub(super) fn exit_code(command: Option<Running>) -> Result<u8, Failure> {
     let Some(mut command) = command else { return Ok(0) };
     if command.try_wait()?.is_none() {
         eprintln!("obs: the recording is over, the command still runs: waiting for it (Ctrl-C interrupts it)");

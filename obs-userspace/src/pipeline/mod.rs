@@ -2,6 +2,7 @@
 
 pub mod agent;
 mod convert;
+pub mod latency;
 pub mod record;
 mod session;
 mod signals;
