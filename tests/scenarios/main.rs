@@ -8,6 +8,7 @@ mod filters;
 mod formats;
 mod harness;
 mod kernel_objects;
+mod latency;
 mod lifecycle;
 mod misuse;
 mod offcpu;
@@ -25,6 +26,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 const THEMES: &[&[Scenario]] = &[
     totals::SCENARIOS,
     offcpu::SCENARIOS,
+    latency::SCENARIOS,
     formats::SCENARIOS,
     filters::SCENARIOS,
     misuse::SCENARIOS,
