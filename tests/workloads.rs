@@ -78,6 +78,7 @@ pub const WORKLOADS: &[Workload] = &[
     c("crowd", "crowd.c", NO_FRAME_POINTERS),
     c("exit_with", "exit_with.c", &["-static"]),
     c("idle", "idle.c", &["-static"]),
+    c("latencies", "latencies.c", &["-static"]),
     c("pid_reuse", "pid_reuse.c", &["-static"]),
     c("reuse_alpha", "named_work.c", &["-static", "-fno-omit-frame-pointer", "-DWORK=alpha_work"]),
     c("reuse_beta", "named_work.c", &["-static", "-fno-omit-frame-pointer", "-DWORK=beta_work"]),

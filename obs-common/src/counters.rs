@@ -27,7 +27,9 @@ pub enum KernelCounter {
     /// How long all threads that are followed lived together, in nanoseconds: the sum of their ends less that of their
     /// beginnings, modulo 2^64. Only where running counts too.
     ThreadTimeNs = 10,
+    /// Latencies whose end no program saw.
+    LostEnd = 11,
 }
 
 /// Slots of the array `COUNTERS`.
-pub const KERNEL_COUNTERS: u32 = 11;
+pub const KERNEL_COUNTERS: u32 = 12;

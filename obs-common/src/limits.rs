@@ -45,3 +45,18 @@ pub const PROCESSES_SEEN_MAX: u32 = 8_192;
 
 /// Bytes of the ring buffer that carries stacks and announcements to user space.
 pub const RING_BYTES: u32 = 1 << 20;
+
+/// Keys of latency histograms; what exceeds them is counted under `~other` of its kind.
+pub const LATENCY_KEYS_MAX: u32 = 1_024;
+
+/// Keys of plain counts of events that have no duration; as above.
+pub const LATENCY_COUNTS_MAX: u32 = 4_096;
+
+/// Latencies under way at a time, over all kinds: threads, requests of disks, connections.
+pub const LATENCY_STARTS_MAX: u32 = 32_768;
+
+/// Sockets and requests whose owner is remembered.
+pub const LATENCY_OWNERS_MAX: u32 = 16_384;
+
+/// System calls whose number lies below can be chosen.
+pub const SYSTEM_CALLS_MAX: u32 = 1_024;

@@ -87,3 +87,27 @@ pub(crate) unsafe fn atomic_add(target: *mut u64, amount: u64) {
         core::sync::atomic::AtomicU64::from_ptr(target).fetch_add(amount, core::sync::atomic::Ordering::Relaxed);
     };
 }
+
+/// As [`atomic_add`], of 32 bits.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn atomic_add_u32(target: *mut u32, amount: u32) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise; the instruction touches those four bytes only.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u32 *)({target} + 0) += w2",
+            target = in(reg) target,
+            // The compiler knows no halves of registers here; the assembler does.
+            in("r2") u64::from(amount),
+            options(nostack),
+        );
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::sync::atomic::AtomicU32::from_ptr(target).fetch_add(amount, core::sync::atomic::Ordering::Relaxed);
+    };
+}

@@ -27,6 +27,13 @@ static FILTER_COMMS: HashMap<[u8; COMM_BYTES], u8> = HashMap::with_max_entries(F
 #[map]
 static FILTER_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(FILTER_ENTRIES_MAX, 0);
 
+/// Whether anything at all is left out.
+#[inline(always)]
+#[must_use]
+pub fn is_selective() -> bool {
+    FILTER_FLAGS.load() != 0
+}
+
 /// Whether the current task passes. Kinds of filter are joined by *and*, entries of one kind by *or*.
 #[inline(always)]
 #[must_use]

@@ -14,6 +14,7 @@
 
 pub mod counts;
 pub mod filter;
+pub mod latency;
 pub mod loss;
 pub mod process;
 pub mod registers;

@@ -465,7 +465,7 @@ fn ends_without_a_system_call(state: WaitState, registers: Registers) -> bool {
 
 /// For what a thread waits that ceases to run.
 #[inline(always)]
-fn state(task: Task, registers: Option<Registers>) -> WaitState {
+pub(crate) fn state(task: Task, registers: Option<Registers>) -> WaitState {
     if task.is_runnable() {
         return if task.is_throttled() { WaitState::Throttled } else { WaitState::Preempted };
     }

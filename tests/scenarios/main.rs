@@ -8,6 +8,7 @@ mod filters;
 mod formats;
 mod harness;
 mod kernel_objects;
+mod latency;
 mod lifecycle;
 mod misuse;
 mod offcpu;
@@ -27,6 +28,7 @@ const THEMES: &[&[Scenario]] = &[
     totals::SCENARIOS,
     offcpu::SCENARIOS,
     why::SCENARIOS,
+    latency::SCENARIOS,
     formats::SCENARIOS,
     filters::SCENARIOS,
     misuse::SCENARIOS,

@@ -4,6 +4,7 @@
 
 mod agent;
 mod doctor;
+mod latency;
 mod load_all;
 mod output;
 mod progress;
@@ -40,6 +41,8 @@ enum Verb {
     Record(Box<record::RecordArgs>),
     /// Say what the time of some processes, or of a command, goes into: on CPU, or waiting for what
     Why(Box<why::WhyArgs>),
+    /// Watch how long something takes: waits for a CPU, disks, system calls, connections, interrupts
+    Latency(Box<latency::LatencyArgs>),
     /// Measure the whole host all the time, and keep a history
     Agent(agent::AgentArgs),
     /// Say which features of this kernel work with these privileges, and which collectors can run
@@ -79,6 +82,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Agent(args) => agent::run(&args, &mut stdout()),
         Verb::Record(args) => record::run(*args),
         Verb::Why(args) => why::run(*args, &mut stdout()),
+        Verb::Latency(args) => latency::run(*args, &mut stdout()),
         Verb::Doctor(DoctorArgs { json, pid: Some(pid), duration }) => {
             quality::run(pid, duration, json, &mut stdout()).map(|()| 0).map_err(Failure::Failed)
         }

@@ -4,6 +4,7 @@
 //! documentation table and the test that loads everything iterate over it.
 
 pub mod cpu;
+pub mod latency;
 pub mod offcpu;
 pub mod resources;
 mod stacks;
@@ -40,7 +41,7 @@ mod objects {
 }
 
 /// Every collector.
-pub static COLLECTORS: &[CollectorSpec] = &[cpu::SPEC, offcpu::SPEC];
+pub static COLLECTORS: &[CollectorSpec] = &[cpu::SPEC, offcpu::SPEC, latency::SPEC];
 
 /// The collector of a name.
 #[must_use]
@@ -94,6 +95,13 @@ pub enum Output {
     Stacks(&'static [ValueType]),
     /// A growing sum: its name and unit.
     Counter {
+        /// By OpenTelemetry's rules.
+        name: &'static str,
+        /// By OpenTelemetry's rules.
+        unit: &'static str,
+    },
+    /// Distributions: their name and the unit of their values.
+    Histogram {
         /// By OpenTelemetry's rules.
         name: &'static str,
         /// By OpenTelemetry's rules.
@@ -211,6 +219,15 @@ pub trait Collector: Send {
 
 /// Brings a collector's object into the kernel.
 fn load(spec: &CollectorSpec, settings: &Settings) -> Result<Object, KernelError> {
+    load_with(spec, settings, &[])
+}
+
+/// Brings a collector's object into the kernel, with constants of its own.
+fn load_with(
+    spec: &CollectorSpec,
+    settings: &Settings,
+    constants: &[(&'static str, u32)],
+) -> Result<Object, KernelError> {
     let bytes = objects::OBJECTS.iter().find(|(name, _)| *name == spec.object).map(|(_, bytes)| *bytes);
     let bytes = bytes.ok_or(KernelError::Missing { object: spec.object, part: "embedded bytes" })?;
     crate::kernel::load::load(
@@ -221,24 +238,30 @@ fn load(spec: &CollectorSpec, settings: &Settings) -> Result<Object, KernelError
             log: settings.bpf_log,
             unwind_bytes: settings.unwind_bytes,
             waits: settings.waits,
+            constants,
         },
     )
 }
 
 /// Attaches the three programs by which the kernel side follows chosen processes when they fork, execute a program and end, if
-/// that is asked for. Before anything is measured: else a child that is forked in between would be missed.
-fn follow(object: &mut Object, settings: &Settings, [fork, exec, exit]: [&'static str; 3]) -> Result<(), KernelError> {
+/// that is asked for. Before anything is measured: else a child that is forked in between would be missed. Whether it was.
+fn follow(
+    object: &mut Object,
+    settings: &Settings,
+    [fork, exec, exit]: [&'static str; 3],
+) -> Result<bool, KernelError> {
     let Filter { pids, pids_at_exec, follow_children, .. } = &settings.filter;
     let has_children = *follow_children && !pids.is_empty();
     if pids_at_exec.is_empty() && !has_children {
-        return Ok(());
+        return Ok(false);
     }
     let types = KernelTypes::read()?;
     if *follow_children {
         object.attach_btf_tracepoint(fork, "sched_process_fork", &types)?;
     }
     object.attach_btf_tracepoint(exec, "sched_process_exec", &types)?;
-    object.attach_btf_tracepoint(exit, "sched_process_exit", &types)
+    object.attach_btf_tracepoint(exit, "sched_process_exit", &types)?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -254,5 +277,18 @@ mod tests {
         let used: BTreeSet<_> = COLLECTORS.iter().map(|spec| spec.object).collect();
         let embedded: BTreeSet<_> = objects::OBJECTS.iter().map(|(name, _)| *name).collect();
         assert_eq!(used, embedded);
+    }
+
+    #[test]
+    fn an_object_pays_for_its_own_maps_only() {
+        let unused = |object: &str| {
+            let (_, bytes) = objects::OBJECTS.iter().find(|(name, _)| *name == object).unwrap();
+            crate::kernel::load::unused_maps(bytes)
+        };
+        let has = |object: &str, map: &str| !unused(object).iter().any(|(name, _)| name == map);
+        assert!(has("latency", "LATENCIES") && !has("latency", "UNWIND_ARENA") && !has("latency", "WAITS"));
+        assert!(has("offcpu", "WAITS") && has("offcpu", "UNWIND_ARENA") && !has("offcpu", "LATENCIES"));
+        assert!(has("cpu", "RING") && !has("cpu", "WAITS"));
+        assert_eq!(unused("latency").iter().find(|(name, _)| name == "RING").map(|(_, entries)| *entries), Some(4_096));
     }
 }

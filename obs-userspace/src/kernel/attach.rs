@@ -25,6 +25,15 @@ pub(super) enum Attached {
     Tracepoint(BtfTracePointLink),
 }
 
+/// A kind of page fault that the kernel counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFaultEvent {
+    /// What was missing was in memory.
+    Minor,
+    /// It had to be read from a disk.
+    Major,
+}
+
 impl Object {
     /// Runs a program at each tick of an event, on every online CPU, until [`Object::detach`] or [`Object::detach_sampling`].
     /// Returns the number of CPUs.
@@ -116,6 +125,31 @@ impl Object {
         let mut written = Vec::new();
         file.read_to_end(&mut written).map_err(|error| KernelError::system(what(), error))?;
         Ok(written)
+    }
+
+    /// Runs a program at each page fault of a kind, on every online CPU.
+    ///
+    /// # Errors
+    /// If the program is refused, or the kernel does not count page faults.
+    pub fn attach_page_faults(&mut self, program: &'static str, kind: PageFaultEvent) -> Result<(), KernelError> {
+        let cpus = online_cpus().map_err(|(what, error)| KernelError::system(format!("read {what}"), error))?;
+        let perf: &mut PerfEvent = self.program_mut(program)?;
+        perf.load().map_err(|error| KernelError::program(format!("load the BPF program {program}"), error))?;
+        let (event, name) = match kind {
+            PageFaultEvent::Minor => (SoftwareEvent::PageFaultsMin, "minor"),
+            PageFaultEvent::Major => (SoftwareEvent::PageFaultsMaj, "major"),
+        };
+        let config = PerfEventConfig::Software(event);
+        let mut links = Vec::with_capacity(cpus.len());
+        for &cpu in &cpus {
+            let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+            // Each one, and not one in so many.
+            let attached = perf.attach(config, scope, SamplePolicy::Period(1), false).and_then(|id| perf.take_link(id));
+            let what = || format!("run the BPF program {program} at each {name} page fault on CPU {cpu}");
+            links.push(Attached::Sampling(attached.map_err(|error| KernelError::program(what(), error))?));
+        }
+        self.attached.append(&mut links);
+        Ok(())
     }
 
     /// Detaches what samples. It may be attached again, at another frequency.

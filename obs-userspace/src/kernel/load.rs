@@ -1,5 +1,9 @@
 //! Brings a BPF object into the kernel: constants first, then maps, then the programs that are wanted.
 
+mod unused;
+
+pub(crate) use self::unused::maps as unused_maps;
+
 use std::{
     fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
@@ -172,6 +176,8 @@ pub struct LoadOptions<'a> {
     pub unwind_bytes: u32,
     /// What is measured of waits.
     pub waits: WaitSettings,
+    /// What else is fixed at load: names of constants and their values.
+    pub constants: &'a [(&'static str, u32)],
 }
 
 /// A BPF object whose maps are in the kernel. Its programs are loaded when they are attached; dropping it removes all.
@@ -207,6 +213,9 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
     loader.override_global("WAIT_THRESHOLD_NS", &threshold_ns, false);
     loader.override_global("NOTES_WAKERS", &wakers, false);
     loader.override_global("COUNTS_RUNNING", &running, false);
+    for (name, value) in options.constants {
+        loader.override_global(name, value, true);
+    }
     loader.override_global("FILTER_FLAGS", &flags, false);
     loader.override_global("SELF_TGID", &own_pid, false);
     loader.override_global(aya_log::LEVEL, &log_level, false);
@@ -215,6 +224,10 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
     }
     let blocks = options.unwind_bytes.div_ceil(4 * ARENA_BLOCK_WORDS as u32).max(1);
     loader.map_max_entries("UNWIND_ARENA", blocks);
+    let unused = unused_maps(bytes);
+    for (map, entries) in &unused {
+        loader.map_max_entries(map, *entries);
+    }
     let has_loop_helper = u8::from(has_loop_helper());
     loader.override_global("HAS_LOOP_HELPER", &has_loop_helper, false);
     let ebpf = loader.load(bytes).map_err(|error| {

@@ -8,6 +8,7 @@ pub mod btf;
 pub mod features;
 pub mod file_map;
 pub mod heap;
+pub mod latency;
 pub mod launch;
 pub mod load;
 mod mapped_array;

@@ -8,7 +8,7 @@ pub(super) struct Offset {
 }
 
 /// A constant that is an offset of a field that some kernels lack: then it keeps its value, which says so.
-pub(super) const OPTIONAL_OFFSETS: [Offset; 9] = [
+pub(super) const OPTIONAL_OFFSETS: [Offset; 19] = [
     Offset { global: "OFFSET_TASK_CFS_RQ", structure: "task_struct", field: "se.cfs_rq" },
     Offset { global: "OFFSET_CFS_RQ_THROTTLE_COUNT", structure: "cfs_rq", field: "throttle_count" },
     Offset { global: "OFFSET_TASK_ON_CPU", structure: "task_struct", field: "on_cpu" },
@@ -18,6 +18,17 @@ pub(super) const OPTIONAL_OFFSETS: [Offset; 9] = [
     Offset { global: "OFFSET_CGROUP_PARENT", structure: "cgroup", field: "self.parent" },
     Offset { global: "OFFSET_CSS_CGROUP", structure: "cgroup_subsys_state", field: "cgroup" },
     Offset { global: "OFFSET_KERNFS_NODE_ID", structure: "kernfs_node", field: "id" },
+    // Kernels can be built without block devices and without the internet: then they lack the tracepoints too.
+    Offset { global: "OFFSET_REQUEST_Q", structure: "request", field: "q" },
+    Offset { global: "OFFSET_REQUEST_CMD_FLAGS", structure: "request", field: "cmd_flags" },
+    Offset { global: "OFFSET_REQUEST_DATA_LEN", structure: "request", field: "__data_len" },
+    Offset { global: "OFFSET_REQUEST_BIO", structure: "request", field: "bio" },
+    Offset { global: "OFFSET_REQUEST_START_TIME_NS", structure: "request", field: "start_time_ns" },
+    Offset { global: "OFFSET_QUEUE_DISK", structure: "request_queue", field: "disk" },
+    Offset { global: "OFFSET_DISK_MAJOR", structure: "gendisk", field: "major" },
+    Offset { global: "OFFSET_DISK_FIRST_MINOR", structure: "gendisk", field: "first_minor" },
+    Offset { global: "OFFSET_SOCK_PROTOCOL", structure: "sock", field: "sk_protocol" },
+    Offset { global: "OFFSET_TCP_SOCK_SRTT_US", structure: "tcp_sock", field: "srtt_us" },
 ];
 
 /// Constants of a BPF object that say where a single bit is: the names of the byte's offset and of the bit's mask there.

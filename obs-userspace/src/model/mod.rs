@@ -6,6 +6,7 @@
 pub mod container;
 pub mod process;
 pub mod profile;
+pub mod quantile;
 pub mod record;
 pub mod stack;
 pub mod summary;

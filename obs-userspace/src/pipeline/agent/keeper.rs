@@ -30,7 +30,7 @@ use crate::{
     telemetry::self_metrics::{Registry, SAMPLES_LOST, STORE_BLOCKS, STORE_FILES, STORE_SIZE, STORE_WRITTEN, Stage},
 };
 
-use super::{options, who::Who, window_histograms::WindowHistograms};
+use super::{super::window_histograms::WindowHistograms, options, who::Who};
 
 /// Most windows that wait for their names. One is being named meanwhile.
 const WAITING_MAX: usize = 2;

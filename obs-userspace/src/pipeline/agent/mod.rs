@@ -9,7 +9,6 @@ mod options;
 mod sampler;
 mod serve;
 mod who;
-mod window_histograms;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
