@@ -3,17 +3,20 @@
 mod json;
 mod text;
 
-use std::{ffi::OsString, io::Write, path::PathBuf, time::Duration};
+use std::{io::Write, time::Duration};
 
 use clap::{
     Args, ValueEnum,
-    builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser},
+    builder::{PossibleValue, PossibleValuesParser},
 };
 
-use super::Failure;
+use super::{
+    Failure,
+    targets::{self, TargetArgs},
+};
 use crate::{
     collect::latency::{By, LATENCY_KINDS, LatencyKind, LatencyOptions, find_kind, system_calls},
-    config::{duration, filter::Filter},
+    config::duration,
     pipeline::latency::{self as watching, Watch},
 };
 
@@ -36,24 +39,8 @@ pub(super) struct LatencyArgs {
     #[arg(value_name = "WHAT", value_parser = PossibleValuesParser::new(whats()))]
     what: String,
 
-    /// Measure this process, and the children that it starts from now on; may be repeated
-    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
-    pids: Vec<u32>,
-    /// Measure this thread; may be repeated
-    #[arg(short, long = "tid", value_name = "TID", value_parser = clap::value_parser!(u32).range(1..))]
-    tids: Vec<u32>,
-    /// Measure processes and threads of this name (as in ps -o comm); may be repeated
-    #[arg(long = "comm", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
-    comms: Vec<String>,
-    /// Measure what runs in this folder of the cgroup2 file system, or below it; may be repeated
-    #[arg(long = "cgroup", value_name = "PATH")]
-    cgroups: Vec<PathBuf>,
-    /// Measure every process (the default when nothing else is chosen)
-    #[arg(short, long, conflicts_with_all = ["pids", "tids", "comms", "cgroups", "command"])]
-    all: bool,
-    /// Leave out the children that chosen processes start
-    #[arg(long)]
-    no_follow: bool,
+    #[command(flatten)]
+    targets: TargetArgs,
 
     /// What to tell apart besides what each kind tells apart itself
     #[arg(long, value_name = "KEY", default_value = "detail", value_enum)]
@@ -70,10 +57,6 @@ pub(super) struct LatencyArgs {
     /// How to print it
     #[arg(long, value_name = "FORMAT", default_value = "text", value_enum)]
     format: Form,
-
-    /// A command to start and measure, with its children, from its first instruction
-    #[arg(last = true, value_name = "CMD", num_args = 1..)]
-    command: Vec<OsString>,
 }
 
 /// What is told apart.
@@ -110,17 +93,14 @@ pub(super) fn run(args: LatencyArgs, out: &mut dyn Write) -> Result<u8, Failure>
         Form::Text => watching::run(watch, &mut |measured| Ok(text::write(kind, measured, out)?))?,
         Form::Json => watching::run(watch, &mut |measured| json::write(kind, measured, out))?,
     };
-    super::targets::exit_code(command)
+    targets::exit_code(command)
 }
 
 /// What the arguments ask for.
 fn watch(kind: &'static LatencyKind, args: LatencyArgs) -> Result<Watch, Failure> {
-    let LatencyArgs { what: _, pids, tids, comms, cgroups, all: _, no_follow, by, .. } = args;
-    if args.command.is_empty() && std::env::args_os().any(|word| word == "--") {
-        return Err(Failure::Usage("a command must follow `--`, e.g. obs latency block -- dd …".to_owned()));
-    }
-    let has_command = !args.command.is_empty();
-    let is_chosen = has_command || !(pids.is_empty() && tids.is_empty() && comms.is_empty() && cgroups.is_empty());
+    let LatencyArgs { what: _, mut targets, by, system_calls, interval, duration, format: _ } = args;
+    targets.check("obs latency block -- dd if=/var/tmp/file of=/dev/null")?;
+    let is_chosen = targets.chooses();
     if !kind.has_owner && (is_chosen || by != Key::Detail) {
         let message = format!(
             "{} are nobody's: they interrupt whoever runs; leave out the choice of processes and --by",
@@ -128,27 +108,19 @@ fn watch(kind: &'static LatencyKind, args: LatencyArgs) -> Result<Watch, Failure
         );
         return Err(Failure::Usage(message));
     }
-    if kind.name != "syscall" && !args.system_calls.is_empty() {
+    if kind.name != "syscall" && !system_calls.is_empty() {
         return Err(Failure::Usage(format!("{} has nothing to do with system calls: leave out --syscall", kind.name)));
     }
-    let filter = Filter {
-        // Only processes have children.
-        follow_children: !no_follow && (has_command || !pids.is_empty()),
-        pids,
-        pids_at_exec: Vec::new(),
-        tids,
-        comms,
-        cgroups,
-        // Of the whole host, obs is a part.
-        exclude_self: is_chosen,
-    };
+    let mut filter = targets.take_filter();
+    // Only processes have children.
+    filter.follow_children &= !filter.pids.is_empty() || !targets.command.is_empty();
     let options = LatencyOptions {
         kinds: vec![kind],
         filter,
         by: By { cgroup: by == Key::Cgroup, process: by == Key::Process },
-        system_calls: Some(args.system_calls).filter(|numbers| !numbers.is_empty()),
+        system_calls: Some(system_calls).filter(|numbers| !numbers.is_empty()),
     };
-    Ok(Watch { options, interval: args.interval, duration: args.duration, command: args.command })
+    Ok(Watch { options, interval, duration, command: targets.command })
 }
 
 /// The labels of a key, as people read them.

@@ -5,7 +5,10 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 
 use super::Failure;
-use crate::config::filter::Filter;
+use crate::{
+    config::filter::Filter,
+    kernel::launch::{self, Running},
+};
 
 /// Whom to measure.
 #[derive(Debug, Args)]
@@ -42,10 +45,18 @@ impl TargetArgs {
         Ok(())
     }
 
+    /// Whether anything is chosen at all.
+    pub(super) fn chooses(&self) -> bool {
+        let Self { pids, tids, comms, cgroups, all: _, no_follow: _, command } = self;
+        let is_nothing =
+            pids.is_empty() && tids.is_empty() && comms.is_empty() && cgroups.is_empty() && command.is_empty();
+        !is_nothing
+    }
+
     /// Takes the filter out; the command stays.
     pub(super) fn take_filter(&mut self) -> Filter {
+        let chooses = self.chooses();
         let Self { pids, tids, comms, cgroups, all: _, no_follow, command: _ } = self;
-        let nothing_chosen = pids.is_empty() && tids.is_empty() && comms.is_empty() && cgroups.is_empty();
         Filter {
             pids: std::mem::take(pids),
             pids_at_exec: Vec::new(),
@@ -54,16 +65,16 @@ impl TargetArgs {
             cgroups: std::mem::take(cgroups),
             follow_children: !*no_follow,
             // On a recording of the whole host, obs is part of the host.
-            exclude_self: !nothing_chosen,
+            exclude_self: chooses,
         }
     }
 }
 
 /// The command's own exit status; waits for it, because the caller asked obs to run it.
-pub(super) fn exit_code(command: Option<crate::kernel::launch::Running>) -> Result<u8, Failure> {
+pub(super) fn exit_code(command: Option<Running>) -> Result<u8, Failure> {
     let Some(mut command) = command else { return Ok(0) };
     if command.try_wait()?.is_none() {
         eprintln!("obs: the recording is over, the command still runs: waiting for it (Ctrl-C interrupts it)");
     }
-    Ok(crate::kernel::launch::exit_code(command.wait()?))
+    Ok(launch::exit_code(command.wait()?))
 }

@@ -132,9 +132,13 @@ pub fn run<const N: usize>(recording: Recording<N>, show: &mut dyn FnMut(&Phase)
 
     let deadline = duration.map(|duration| started + duration);
     measure(&mut all, started, deadline, &signals, &mut targets, show)?;
-    let elapsed = started.elapsed();
     // The last one first: those that began earlier see all that it saw.
-    all.iter_mut().rev().try_for_each(Measuring::stop)?;
+    let mut stopped = started;
+    for measuring in all.iter_mut().rev() {
+        stopped = measuring.session.stop()?;
+    }
+    let elapsed = stopped.saturating_duration_since(started);
+    all.iter_mut().try_for_each(Measuring::take_rest)?;
 
     show(&Phase::Symbolizing);
     let parts = all.map(|measuring| {
@@ -232,8 +236,8 @@ impl Measuring {
         Ok(())
     }
 
-    /// Stops measuring and takes what there is.
-    fn stop(&mut self) -> anyhow::Result<()> {
+    /// Takes what there is, after all have stopped.
+    fn take_rest(&mut self) -> anyhow::Result<()> {
         let Self { session, builder, .. } = self;
         session.finish(|ledger, record| add(builder, ledger, record))
     }

@@ -224,9 +224,14 @@ impl Session {
         }
     }
 
-    /// Stops measuring, waits for the unwind tables of the stacks that still lack them, and takes what there is.
-    pub(super) fn finish(&mut self, mut take: impl FnMut(&mut Ledger, &Record)) -> anyhow::Result<()> {
+    /// Stops measuring. Returns when it had stopped: to detach programs takes a while, in which they measure on.
+    pub(super) fn stop(&mut self) -> anyhow::Result<Instant> {
         self.collector.stop()?;
+        Ok(Instant::now())
+    }
+
+    /// Waits, after [`Self::stop`], for the unwind tables of the stacks that still lack them, and takes what there is.
+    pub(super) fn finish(&mut self, mut take: impl FnMut(&mut Ledger, &Record)) -> anyhow::Result<()> {
         self.drain(&mut take)?;
         self.look()?;
         let since = Instant::now();

@@ -125,6 +125,10 @@ fn candidates(folder: &Path) -> Result<Vec<Candidate>> {
         of_obs("obs record offcpu", &["record", "offcpu", "-a"], out()),
         of_obs("obs record offcpu --wakers", &["record", "offcpu", "-a", "--wakers"], out()),
         of_obs("obs why", &["why", "-a", "--format", "json"], None),
+        of_obs("obs latency runqueue", &["latency", "runqueue", "-a"], None),
+        of_obs("obs latency offcpu", &["latency", "offcpu", "-a"], None),
+        of_obs("obs latency syscall", &["latency", "syscall", "-a"], None),
+        of_obs("obs latency block", &["latency", "block", "-a"], None),
         Candidate { name: "bpftrace, off-CPU stacks".to_owned(), command: bpftrace },
         Candidate { name: "perf record -e sched:sched_switch -g".to_owned(), command: perf },
     ])
@@ -175,15 +179,10 @@ impl Drop for Running {
 /// How long both programs take, in seconds.
 fn programs(switches: u32, file: &Path) -> Result<[f64; 2]> {
     interrupt::check()?;
-    let text = host::text(host::program("perf").args([
-        "bench",
-        "-f",
-        "simple",
-        "sched",
-        "pipe",
-        "-l",
-        &switches.to_string(),
-    ]))?;
+    // On one CPU, always: else the two sides of the pipe are on one in some runs and on two in others, which makes a factor of three.
+    let mut pipe = host::program("taskset");
+    pipe.args(["-c", "0", "perf", "bench", "-f", "simple", "sched", "pipe", "-l", &switches.to_string()]);
+    let text = host::text(&mut pipe)?;
     let switching = text.trim().parse().with_context(|| format!("perf bench printed no time: {text:?}"))?;
     let begin = Instant::now();
     for _ in 0..READS {
