@@ -140,7 +140,7 @@ fn longer_than_the_recording(context: &Context) -> Result<()> {
         Ok(name.contains("nanosleep"))
     })?;
     let pid = waiting.pid().to_string();
-    let recording = context.record_by("offcpu", ".folded", &["-d", "1s", "-p", &pid])?;
+    let recording = context.record_by("offcpu", ".folded", &["-d", "3s", "-p", &pid])?;
     let folded = recording.folded()?;
     let asleep = folded.count(|stack| stack.has("sleeps_for_an_hour") && leaf(stack) == "[sleep]");
     is_within("asleep all the while", asleep as f64, recording.seconds()? * 1e9, 0.05)

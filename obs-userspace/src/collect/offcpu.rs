@@ -1,6 +1,6 @@
 //! Waits: where threads do not run, for how long, and what for.
 
-use std::os::fd::BorrowedFd;
+use std::{os::fd::BorrowedFd, time::Duration};
 
 use super::{Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, follow, load, stacks::StackReader};
 use crate::{
@@ -52,6 +52,9 @@ struct OffCpu {
     settings: WaitSettings,
     log: Option<ProgramLog>,
 }
+
+/// How long the last switch of a thread may come behind the notice that its process has ended, by which a recording may end.
+const LAST_SWITCH: Duration = Duration::from_millis(50);
 
 /// The program that runs for each thread at the beginning.
 const BEGUN: &str = "offcpu_begun";
@@ -122,6 +125,9 @@ impl Collector for OffCpu {
     }
 
     fn stop(&mut self) -> Result<(), KernelError> {
+        if self.settings.running {
+            std::thread::sleep(LAST_SWITCH);
+        }
         self.object.detach();
         let waits = self.unfinished.read(&mut self.object, UNFINISHED)?;
         self.stacks.add_unfinished(waits);
