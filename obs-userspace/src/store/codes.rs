@@ -121,6 +121,6 @@ mod tests {
             }
         }
         assert_eq!(cut(17), Ok(Some(StackEnd::Gone)));
-        assert!(cut(17).is_err() && frame_kind(6).is_err() && series_kind(3).is_err());
+        assert!(cut(18).is_err() && frame_kind(6).is_err() && series_kind(3).is_err());
     }
 }
