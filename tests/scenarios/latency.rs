@@ -44,6 +44,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const QUANTILE_ERROR: f64 = 0.044_3 + 0.015;
 /// Of means and sums, which buckets do not round.
 const MEAN_ERROR: f64 = 0.02;
+/// What the workload's network takes there and back.
+const ROUND_TRIP_SECONDS: f64 = 0.020;
 /// Keys of histograms that the kernel side keeps apart.
 const KEYS_MAX: usize = 1_024;
 
@@ -109,6 +111,13 @@ fn is_within(what: &str, seen: f64, expected: f64, share: f64) -> Result<()> {
         "{what}: {seen}, but {expected} ± {:.1} % is true",
         share * 100.0
     );
+    Ok(())
+}
+
+/// Between what the network takes, and what the program saw, which had to wait for a CPU besides: on an idle machine they are one.
+fn is_between(what: &str, seen: f64, least: f64, most: f64, share: f64) -> Result<()> {
+    println!("  {what}: {seen:.9}, {least:.9} to {most:.9} expected");
+    ensure!(seen >= least * (1.0 - share) && seen <= most * (1.0 + share), "{what}: {seen}, not {least} to {most}");
     Ok(())
 }
 
@@ -228,28 +237,34 @@ fn two_lengths(context: &Context) -> Result<()> {
     let totals = watch(context, &calls, &["bimodal"])?;
     ensure!(totals.lines.len() == 1, "more than one key: {:?}", totals.labels());
     ensure!(totals.count() == 1_000, "{} sleeps, but 1000 are true", totals.count());
-    ensure_two_lengths(&totals, &totals.lines[0])
+    let [median, tail, _, above] = totals.numbers("bimodal_seconds")?[..] else { anyhow::bail!("not four numbers") };
+    let line = &totals.lines[0];
+    is_within("median", seconds(line, "p50_seconds")?, median, QUANTILE_ERROR)?;
+    is_within("99th percentile", seconds(line, "p99_seconds")?, tail, QUANTILE_ERROR)?;
+    // A bucket below 10 ms, or above; that on which side one of them lies is a matter of microseconds.
+    let first = line["first_bucket"].as_i64().context("no first bucket")?;
+    let buckets = line["buckets"].as_array().context("no buckets")?.iter().filter_map(Value::as_u64);
+    let seen: u64 = (first..).zip(buckets).filter(|(bucket, _)| *bucket > -53).map(|(_, count)| count).sum();
+    println!("  {seen} above 10 ms, {above} expected");
+    ensure!((seen as f64 - above).abs() <= 3.0, "{seen} sleeps are above 10 ms, but {above} are true");
+    Ok(())
 }
 
 fn two_lengths_off_cpu(context: &Context) -> Result<()> {
     let totals = watch(context, &["offcpu"], &["bimodal"])?;
     let asleep = totals.key("state", "sleep")?;
-    // obs starts the program by a pipe, for which it may wait once.
-    ensure!((1_000..=1_001).contains(&count(asleep)), "{} sleeps, but 1000 are true", count(asleep));
-    ensure_two_lengths(&totals, asleep)
-}
-
-fn ensure_two_lengths(totals: &Totals, line: &Value) -> Result<()> {
-    let [short, long] = totals.numbers("bimodal_seconds")?[..] else { anyhow::bail!("no two numbers") };
-    is_within("median", seconds(line, "p50_seconds")?, short, QUANTILE_ERROR)?;
-    is_within("99th percentile", seconds(line, "p99_seconds")?, long, QUANTILE_ERROR)?;
-    // A bucket below 10 ms, or above.
-    let first = line["first_bucket"].as_i64().context("no first bucket")?;
-    let buckets = line["buckets"].as_array().context("no buckets")?.iter().filter_map(Value::as_u64);
-    let above: u64 = (first..).zip(buckets).filter(|(bucket, _)| *bucket > -53).map(|(_, count)| count).sum();
-    println!("  {above} above 10 ms");
-    ensure!((100..110).contains(&above), "{above} sleeps are above 10 ms, but 100 are true");
-    Ok(())
+    // obs starts the program by a pipe, for which it may wait once. A sleep whose timer is quicker than it is no sleep. What a kernel
+    // lets nobody see is told.
+    let (seen, not_seen) = (count(asleep), asleep["losses"]["not_seen"].as_u64().context("no losses")?);
+    println!("  {seen} sleeps and {not_seen} not seen");
+    ensure!(not_seen < 50 && (990..=1_001).contains(&(seen + not_seen)), "{seen} sleeps, but 1000 are true");
+    // Until it is woken, and not until it has a CPU again: as long as its timer, however busy the machine is.
+    is_within("median", seconds(asleep, "p50_seconds")?, 0.002, QUANTILE_ERROR)?;
+    let queued = totals.key("state", "run queue").and_then(|line| seconds(line, "sum_seconds")).unwrap_or(0.0);
+    let sum = totals.numbers("bimodal_seconds")?[2];
+    // Each that was not seen is missing with at most a long sleep.
+    let missing = not_seen as f64 * 0.025 / sum;
+    is_within("asleep and on the run queue", seconds(asleep, "sum_seconds")? + queued, sum, MEAN_ERROR + missing)
 }
 
 fn page_faults(context: &Context) -> Result<()> {
@@ -327,13 +342,16 @@ fn reads(context: &Context) -> Result<()> {
             "{count} reads and {not_seen} not seen"
         );
         ensure!(not_seen * 20 < queued, "{not_seen} completions were not seen");
-        // Those that are not seen are not of the usual length.
-        if least == most && (not_seen == 0 || attempt == ATTEMPTS) {
+        // Those that are not seen are not of the usual length; nor is what is left of a request while a host takes the CPU away.
+        if least == most {
             let expected = (inner.1 - inner_before.1) as f64 / 1e3 / least as f64;
             let mean = device_seconds / count as f64 + queue_seconds / queued as f64;
-            return is_within("mean of queue and device together", mean, expected, MEAN_ERROR);
+            let agrees = is_within("mean of queue and device together", mean, expected, MEAN_ERROR);
+            if agrees.is_ok() || attempt == ATTEMPTS {
+                return agrees;
+            }
         }
-        println!("  somebody else read too, or not all was seen: attempt {attempt}");
+        println!("  the machine was disturbed, attempt {attempt}");
     }
     anyhow::bail!("somebody else read from {name} each time")
 }
@@ -343,17 +361,21 @@ fn slow_connect(context: &Context) -> Result<()> {
     let expected = totals.numbers("connect_seconds")?[0];
     let made = totals.key("outcome", "established")?;
     ensure!(count(made) == 50, "{} connections, but 50 are true", count(made));
-    is_within("mean", seconds(made, "mean_seconds")?, expected, MEAN_ERROR)?;
-    is_within("median", seconds(made, "p50_seconds")?, expected, QUANTILE_ERROR)?;
-    ensure!(expected > 0.02 && expected < 0.025, "the network took {expected} s instead of 20 ms");
-    Ok(())
+    is_between(
+        "mean",
+        seconds(made, "mean_seconds")?,
+        ROUND_TRIP_SECONDS,
+        totals.numbers("connect_seconds")?[1],
+        MEAN_ERROR,
+    )?;
+    is_between("median", seconds(made, "p50_seconds")?, ROUND_TRIP_SECONDS, expected, QUANTILE_ERROR)
 }
 
 fn slow_round_trips(context: &Context) -> Result<()> {
     let totals = watch(context, &["rtt"], &["tunnel", "10", "3", "200", "0"])?;
-    let expected = totals.numbers("rtt_seconds")?[0];
+    let most = totals.numbers("rtt_seconds")?[0];
     ensure!(totals.count() >= 200, "{} segments, but 200 and more are true", totals.count());
-    is_within("median", seconds(&totals.lines[0], "p50_seconds")?, expected, QUANTILE_ERROR)
+    is_between("median", seconds(&totals.lines[0], "p50_seconds")?, ROUND_TRIP_SECONDS, most, QUANTILE_ERROR)
 }
 
 fn sent_again(context: &Context) -> Result<()> {

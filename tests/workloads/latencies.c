@@ -1,13 +1,13 @@
 // Things of known number and length, one kind after the other. Prints what it did and how long that took by its own clock.
 //
-//   latencies bimodal            900 sleeps of 2 ms and 100 of 20 ms: `bimodal_seconds SHORT_MEDIAN LONG_MEDIAN` as it measured them
+//   latencies bimodal            900 sleeps of 2 ms and 100 of 20 ms: `bimodal_seconds P50 P99 SUM ABOVE_10_MS`
 //   latencies reads FILE COUNT BYTES
 //                                COUNT reads of so many bytes past the page cache, one after the other: `reads COUNT SECONDS`
 //   latencies faults COUNT       touches COUNT pages for the first time: `faults MINOR MAJOR` as the kernel counted for it
 //   latencies tunnel DELAY_MS CONNECTS SEGMENTS LOST
 //                                in a network of its own behind a tunnel whose far end, a thread, sends each packet back as its own
 //                                answer after DELAY_MS: connects so often, then sends segments, of which LOST are dropped once:
-//                                `connect_seconds MEDIAN`, `rtt_seconds SMOOTHED`, `retransmits SEGMENTS` (the kernel's count)
+//                                `connect_seconds MEDIAN MEAN`, `rtt_seconds LARGEST`, `retransmits SEGMENTS` (the kernel's count)
 //   latencies processes COUNT    makes so many processes one after the other, each of which asks once for its parent: `processes COUNT`
 //   latencies refused COUNT      connects to a port of 127.0.0.1 where nobody listens: `refused COUNT`
 //
@@ -59,21 +59,19 @@ static double median(double *values, int count) {
 }
 
 static void bimodal(void) {
-    static double shorts[900], longs[100];
-    int short_count = 0, long_count = 0;
+    static double seconds[1000];
+    double sum = 0;
+    int above = 0;
     for (int i = 0; i < 1000; i++) {
-        int is_long = i % 10 == 9;
-        struct timespec time = {0, is_long ? 20000000 : 2000000};
+        struct timespec time = {0, i % 10 == 9 ? 20000000 : 2000000};
         double begin = now();
         if (nanosleep(&time, NULL) != 0) fail("nanosleep");
-        double seconds = now() - begin;
-        if (is_long)
-            longs[long_count++] = seconds;
-        else
-            shorts[short_count++] = seconds;
+        seconds[i] = now() - begin;
+        sum += seconds[i];
+        above += seconds[i] > 0.01;
     }
-    double short_median = median(shorts, short_count);
-    printf("bimodal_seconds %.9f %.9f\n", short_median, median(longs, long_count));
+    qsort(seconds, 1000, sizeof *seconds, by_size);
+    printf("bimodal_seconds %.9f %.9f %.9f %d\n", seconds[499], seconds[989], sum, above);
 }
 
 static void reads(const char *path, int count, long size) {
@@ -241,19 +239,23 @@ static void tunnel(double delay_ms, int connects, int segments, int to_lose) {
         server = accept(listener, NULL, NULL);
         if (server < 0) fail("accept");
     }
-    printf("connect_seconds %.9f\n", median(seconds, connects));
+    double sum = 0;
+    for (int i = 0; i < connects; i++) sum += seconds[i];
+    printf("connect_seconds %.9f %.9f\n", median(seconds, connects), sum / connects);
 
     int yes = 1;
     setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    struct tcp_info info;
+    socklen_t length = sizeof info;
+    double most = 0;
     for (int i = 0; i < segments; i++) {
         // Each is read before the next: a segment for each write.
         char byte = i < to_lose ? 'L' : '.', answer;
         if (write(client, &byte, 1) != 1 || read(server, &answer, 1) != 1) fail("a byte through the tunnel");
+        getsockopt(client, IPPROTO_TCP, TCP_INFO, &info, &length);
+        if (info.tcpi_rtt / 1e6 > most) most = info.tcpi_rtt / 1e6;
     }
-    struct tcp_info info;
-    socklen_t length = sizeof info;
-    getsockopt(client, IPPROTO_TCP, TCP_INFO, &info, &length);
-    printf("rtt_seconds %.9f\nretransmits %ld\n", info.tcpi_rtt / 1e6, retransmits());
+    printf("rtt_seconds %.9f\nretransmits %ld\n", most, retransmits());
 }
 
 static void processes(int count) {

@@ -39,6 +39,10 @@ pub fn leaves(task: Task) {
         // SAFETY: the value stays valid while the program runs. Whoever wakes the thread writes `other_ns` only, and no earlier
         // than the thread's state says so: what stands there otherwise is of a time when it ran.
         Some(known) => unsafe {
+            // It ran meanwhile, and nobody told.
+            if (*known).since_ns != 0 {
+                loss::count(KernelCounter::LostEnd);
+            }
             (*known).owner = start.owner;
             (*known).detail = start.detail;
             if !task.is_being_woken() {
