@@ -153,7 +153,7 @@ metrics! {
 
     // Containers and units.
     CONTAINER_CPU_TIME: Counter "container.cpu.time" "s" ["container.id" "cpu.mode"]
-        from "v2 cpu.stat; v1 cpuacct.usage_user, cpuacct.usage_sys, or cpuacct.stat": "CPU time, `user` and `system`";
+        from "v2 cpu.stat; v1 cpuacct.stat": "CPU time, `user` and `system`";
     CONTAINER_THROTTLED: Counter "obs.container.cpu.throttled_time" "s" ["container.id"]
         from "v2 cpu.stat: throttled_usec; v1 cpu.stat: throttled_time": "time for which its threads had used up the CPU quota and had to wait";
     CONTAINER_MEMORY: Gauge "container.memory.usage" "By" ["container.id"]

@@ -69,10 +69,9 @@ pub(super) fn read(group: &Group, buffer: &mut Buffer, errors: &mut Errors) -> N
 
     // Version 1 first: where both are mounted, a controller's numbers are there.
     let accounting = folder(Controller::CpuAccounting);
-    let user_ns = reader.read(accounting, "cpuacct.usage_user").and_then(single);
-    let system_ns = reader.read(accounting, "cpuacct.usage_sys").and_then(single);
-    numbers.cpu_ns = user_ns.zip(system_ns).map(<[u64; 2]>::from).or_else(|| {
-        let [user, system] = values_of(reader.read(accounting, "cpuacct.stat")?, ["user", "system"]);
+    // `cpuacct.usage_user` has a finer unit, but is what ticks happened to see; the sum of these is exact since Linux 5.17.
+    numbers.cpu_ns = reader.read(accounting, "cpuacct.stat").and_then(|text| {
+        let [user, system] = values_of(text, ["user", "system"]);
         Some([user?, system?].map(|ticks| ticks.saturating_mul(NANOSECONDS_PER_TICK)))
     });
     let v1_cpu = reader.read(folder(Controller::Cpu), "cpu.stat");
