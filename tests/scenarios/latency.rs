@@ -378,13 +378,22 @@ fn slow_round_trips(context: &Context) -> Result<()> {
     is_between("median", seconds(&totals.lines[0], "p50_seconds")?, ROUND_TRIP_SECONDS, most, QUANTILE_ERROR)
 }
 
+/// The network loses what it is told to; timers, which are quick to fire on a busy machine, send some more.
 fn sent_again(context: &Context) -> Result<()> {
-    let totals = watch(context, &["retransmit"], &["tunnel", "5", "3", "100", "7"])?;
-    let expected = totals.numbers("retransmits")?[0];
-    println!("  {} segments, {expected} by the kernel's own count", totals.count());
-    ensure!(expected >= 7.0, "the network lost {expected} segments instead of 7");
-    ensure!(totals.count() == expected as u64, "{} segments, but {expected} are true", totals.count());
-    Ok(())
+    const ATTEMPTS: u32 = 5;
+    for attempt in 1..=ATTEMPTS {
+        let totals = watch(context, &["retransmit"], &["tunnel", "5", "3", "100", "7"])?;
+        let (seen, expected) = (totals.count(), totals.numbers("retransmits")?[0] as u64);
+        println!("  {seen} segments, {expected} by the kernel's own count");
+        ensure!(expected >= 7, "the network lost {expected} segments instead of 7");
+        ensure!(seen <= expected, "{seen} segments, but {expected} are true");
+        if seen == expected {
+            return Ok(());
+        }
+        // A timer fires in whatever thread runs, and some hosts' kernels run no program while certain threads do.
+        println!("  a timer fired unseen, attempt {attempt}");
+    }
+    anyhow::bail!("fewer segments than were sent again, {ATTEMPTS} times")
 }
 
 fn refused(context: &Context) -> Result<()> {
