@@ -18,7 +18,7 @@ mod stats;
 mod totals;
 mod why;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use harness::{Context, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -77,7 +77,10 @@ fn trial(scenario: &'static Scenario, context: &Arc<Context>, only_list: bool) -
 fn run(scenario: &Scenario, context: &Context) -> Result<(), Failed> {
     let mut attempt = 1;
     loop {
-        match (scenario.run)(context) {
+        let begin = Instant::now();
+        let result = (scenario.run)(context);
+        println!("  took {:.1} s", begin.elapsed().as_secs_f64());
+        match result {
             Ok(()) => return Ok(()),
             Err(error) if attempt < context.attempts() => {
                 println!("\nTRIED AGAIN {}: {}", scenario.name, format!("{error:#}").replace('\n', " / "));

@@ -27,12 +27,14 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     }
     let mut failed = Vec::new();
     let mut skipped = Vec::new();
+    let mut said = Vec::new();
     let mut test = |what: &'static str, command: &mut Command| -> Result<()> {
         println!("\n=== {what}: {}", host::line(command));
-        let (status, reasons) = watch(command)?;
-        skipped.extend(reasons);
+        let (status, printed) = watch(command)?;
+        skipped.extend(skip_reasons(printed.iter().map(String::as_str)));
         if !status.success() {
             failed.push(what);
+            said.extend(failure_reports(&printed).map(str::to_owned));
         }
         Ok(())
     };
@@ -64,6 +66,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("FAILED: {}.", failed.join(", "));
+    // Once more at the end, where it is looked for.
+    said.iter().for_each(|line| println!("{line}"));
     Ok(ExitCode::FAILURE)
 }
 
@@ -108,14 +112,14 @@ pub(crate) fn report_skipped(skipped: &[String]) {
     }
 }
 
-/// Runs a command, passes on what it prints, and collects what it says it skipped.
+/// Runs a command, passes on what it prints, and keeps it.
 fn watch(command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", host::line(command)))?;
     let stdout = child.stdout.take().context("the child has no standard output")?;
-    let skipped = pass_on(stdout)?;
+    let printed = pass_on(stdout)?;
     let status = child.wait().with_context(|| format!("cannot wait for `{}`", host::line(command)))?;
-    Ok((status, skipped))
+    Ok((status, printed))
 }
 
 fn pass_on(stdout: impl Read) -> Result<Vec<String>> {
@@ -126,7 +130,17 @@ fn pass_on(stdout: impl Read) -> Result<Vec<String>> {
         println!("{line}");
         printed.push(line);
     }
-    Ok(skip_reasons(printed.iter().map(String::as_str)))
+    Ok(printed)
+}
+
+/// What tests that failed have to say: of each test program the lines between `failures:` and the list of names, which is
+/// headed by the same word.
+fn failure_reports(printed: &[String]) -> impl Iterator<Item = &str> {
+    let mut is_inside = false;
+    printed.iter().map(String::as_str).filter(move |line| {
+        is_inside ^= *line == "failures:";
+        is_inside && *line != "failures:"
+    })
 }
 
 /// What a test program says it skipped, each test once: `NAME: REASON` for its lines `SKIPPED NAME: REASON`, and for
@@ -159,7 +173,16 @@ mod tests {
         let printed = "test a ... ok\nSKIPPED py: no python3\ntest b ... ignored, slow\ntest c   ... ignored\n\
                        test py  ... ignored\n";
         let expected = ["py: no python3", "b: slow", "c: it is marked as ignored"];
-        assert_eq!(pass_on(printed.as_bytes()).unwrap(), expected);
+        assert_eq!(skip_reasons(printed.lines()), expected);
+    }
+
+    #[test]
+    fn what_failed_tests_say_is_repeated() {
+        let printed = "test a ... ok\nfailures:\n\n---- b ----\n1 is not 2\nfailures:\n    b\n\ntest result: FAILED\n\
+                       test c ... FAILED\n\nfailures:\n---- c ----\nno\n\nfailures:\n    c\n";
+        let printed = pass_on(printed.as_bytes()).unwrap();
+        let said: Vec<&str> = failure_reports(&printed).filter(|line| !line.is_empty()).collect();
+        assert_eq!(said, ["---- b ----", "1 is not 2", "---- c ----", "no"]);
     }
 
     #[test]
