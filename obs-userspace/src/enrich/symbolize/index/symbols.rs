@@ -222,6 +222,8 @@ pub(super) struct Layered<F: Iterator, S: Iterator> {
     second: Peekable<S>,
     /// What is left of a range of the second that the first interrupts.
     rest: Option<Named>,
+    /// Where the last range of the first ended.
+    reached: u64,
 }
 
 impl<F, S> Layered<F, S>
@@ -230,7 +232,29 @@ where
     S: Iterator<Item = Result<Named, FileError>>,
 {
     pub(super) fn new(first: F, second: S) -> Self {
-        Self { first: first.peekable(), second: second.peekable(), rest: None }
+        Self { first: first.peekable(), second: second.peekable(), rest: None, reached: 0 }
+    }
+
+    fn take_first(&mut self) -> Option<Result<Named, FileError>> {
+        let taken = self.first.next();
+        if let Some(Ok(named)) = &taken {
+            self.reached = named.end;
+        }
+        taken
+    }
+
+    /// What is left of the second's next range behind what the first has covered.
+    fn take_second(&mut self) -> Option<Result<Named, FileError>> {
+        loop {
+            let named = match self.rest.take().map(Ok).or_else(|| self.second.next())? {
+                Ok(named) => named,
+                Err(error) => return Some(Err(error)),
+            };
+            let start = named.start.max(self.reached);
+            if start < named.end {
+                return Some(Ok(Named { start, ..named }));
+            }
+        }
     }
 }
 
@@ -242,24 +266,19 @@ where
     type Item = Result<Named, FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let below = match self.rest.take() {
-            Some(rest) => rest,
-            None => match self.second.next() {
-                Some(Ok(named)) => named,
-                Some(Err(error)) => return Some(Err(error)),
-                None => return self.first.next(),
-            },
+        let below = match self.take_second() {
+            Some(Ok(named)) => named,
+            Some(Err(error)) => return Some(Err(error)),
+            None => return self.take_first(),
         };
         let above = match self.first.peek() {
             Some(Ok(above)) => above,
-            Some(Err(_)) => return self.first.next(),
+            Some(Err(_)) => return self.take_first(),
             None => return Some(Ok(below)),
         };
         if above.start <= below.start {
-            if above.end < below.end {
-                self.rest = Some(Named { start: below.start.max(above.end), ..below });
-            }
-            return self.first.next();
+            self.rest = Some(below);
+            return self.take_first();
         }
         if above.start < below.end {
             let middle = above.start;
@@ -267,5 +286,40 @@ where
             return Some(Ok(Named { end: middle, ..below }));
         }
         Some(Ok(below))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(start: u64, end: u64, name: &str) -> Result<Named, FileError> {
+        Ok(Named { start, end, name: name.into() })
+    }
+
+    fn layered(first: &[(u64, u64)], second: &[(u64, u64)]) -> Vec<(u64, u64, String)> {
+        let ranges = |ranges: &[(u64, u64)], name: &'static str| {
+            ranges.iter().map(|(start, end)| named(*start, *end, name)).collect::<Vec<_>>()
+        };
+        let both = Layered::new(ranges(first, "first").into_iter(), ranges(second, "second").into_iter());
+        both.map(|named| named.map(|named| (named.start, named.end, named.name.to_string())).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_second_shows_where_the_first_has_nothing() {
+        let all = |ranges: &[(u64, u64, &str)]| -> Vec<(u64, u64, String)> {
+            ranges.iter().map(|(start, end, name)| (*start, *end, (*name).to_owned())).collect()
+        };
+        assert_eq!(
+            layered(&[(10, 20), (30, 40)], &[(0, 50)]),
+            all(&[(0, 10, "second"), (10, 20, "first"), (20, 30, "second"), (30, 40, "first"), (40, 50, "second")])
+        );
+        // One range over several.
+        assert_eq!(
+            layered(&[(10, 45)], &[(20, 30), (30, 40), (40, 50), (60, 70)]),
+            all(&[(10, 45, "first"), (45, 50, "second"), (60, 70, "second")])
+        );
+        assert_eq!(layered(&[], &[(1, 2)]), all(&[(1, 2, "second")]));
+        assert_eq!(layered(&[(1, 2)], &[]), all(&[(1, 2, "first")]));
     }
 }
