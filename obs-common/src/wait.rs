@@ -42,6 +42,8 @@ pub struct Wait {
     pub since_ns: u64,
     /// When it was woken; 0 if it was not yet.
     pub woken_ns: u64,
+    /// How long it had run in its life at `since_ns`, in nanoseconds, by the scheduler's account.
+    pub run_time_ns: u64,
     /// Its user stack, if that could be had at once; otherwise `NO_STACK`.
     pub user_stack: u64,
     /// The id of its cgroup in the unified hierarchy.

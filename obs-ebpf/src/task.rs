@@ -58,6 +58,8 @@ static OFFSET_CSS_CGROUP: Global<u32> = Global::new(ABSENT);
 #[unsafe(no_mangle)]
 static OFFSET_KERNFS_NODE_ID: Global<u32> = Global::new(ABSENT);
 #[unsafe(no_mangle)]
+static OFFSET_TASK_RUN_TIME: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 static OFFSET_TASK_FILES: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_FILES_FDT: Global<u32> = Global::new(0);
@@ -130,6 +132,14 @@ impl Task {
     #[must_use]
     pub fn tid(self) -> u32 {
         self.field(&OFFSET_TASK_PID)
+    }
+
+    /// How long it has run in its life by the scheduler's own account, in nanoseconds. While it runs the account lags behind, by a
+    /// tick at most.
+    #[inline(always)]
+    #[must_use]
+    pub fn run_time_ns(self) -> u64 {
+        self.field(&OFFSET_TASK_RUN_TIME)
     }
 
     /// Whether this is a thread of the kernel's own.

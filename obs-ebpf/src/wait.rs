@@ -63,6 +63,9 @@ pub fn begin(task: Task) {
     if tid == 0 {
         return;
     }
+    if let Some(wait) = WAITS.get_ptr_mut(tid) {
+        end_unseen(task, wait);
+    }
     if COUNTS_RUNNING.load() != 0 {
         count_run(task, tid);
     }
@@ -113,6 +116,7 @@ fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
     let wait = Wait {
         since_ns: now_ns(),
         woken_ns: 0,
+        run_time_ns: task.run_time_ns(),
         // Until it is taken.
         user_stack: if needs_stack { LOST_STACK } else { NO_STACK },
         // SAFETY: the helper takes no arguments.
@@ -127,6 +131,7 @@ fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
         // than the thread's state says so: what stands there otherwise is of a time when it ran.
         Some(known) => unsafe {
             (*known).user_stack = wait.user_stack;
+            (*known).run_time_ns = wait.run_time_ns;
             (*known).cgroup_id = wait.cgroup_id;
             (*known).state = wait.state;
             if !task.is_being_woken() {
@@ -265,6 +270,39 @@ pub fn end(task: Task) {
     }
 }
 
+/// Ends the wait of a thread that has run since and that nobody saw begin to: some hosts' kernels run no program while certain
+/// threads run, not even for the switch to the next one. When that was follows from how long it has run. The stack of then is gone.
+#[inline(always)]
+fn end_unseen(task: Task, wait: *mut Wait) {
+    // SAFETY: the value of a map stays valid while the program runs.
+    let this = unsafe { *wait };
+    let Wait { since_ns, run_time_ns, user_stack, cgroup_id, state, .. } = this;
+    if since_ns == 0 || state == WaitState::Running as u32 {
+        return;
+    }
+    let now_ns = now_ns();
+    let ran_ns = task.run_time_ns().saturating_sub(run_time_ns);
+    let began_ns = now_ns.saturating_sub(ran_ns.min(now_ns.saturating_sub(since_ns)));
+    let (blocked_ns, queued_ns) = parts_ns(&this, began_ns);
+    let mut key = key_without_stacks(task, cgroup_id);
+    let mut flags = WAIT_IS_SHORT;
+    if !is_short(blocked_ns, queued_ns) {
+        flags = 0;
+        key.user_stack = if user_stack == NO_STACK { GONE_STACK } else { user_stack };
+    }
+    count_part(&mut key, state | flags, blocked_ns);
+    count_part(&mut key, WaitState::RunQueue as u32 | flags, queued_ns);
+    // SAFETY: as above.
+    unsafe {
+        (*wait).since_ns = 0;
+        (*wait).woken_ns = 0;
+        if COUNTS_RUNNING.load() != 0 {
+            (*wait).since_ns = began_ns;
+            (*wait).state = WaitState::Running as u32;
+        }
+    }
+}
+
 /// The current thread's system call returns: the user stack of its wait can be had.
 #[inline(always)]
 pub fn system_call_returns() {
@@ -296,7 +334,7 @@ pub fn begin_chosen(task: Task) {
     if COUNTS_RUNNING.load() != 0 {
         // SAFETY: the helper takes no arguments.
         let cgroup_id = unsafe { bpf_get_current_cgroup_id() };
-        follow(task.tid(), &since_now(WaitState::Running, cgroup_id));
+        follow(task.tid(), &since_now(task, WaitState::Running, cgroup_id));
     }
 }
 
@@ -305,16 +343,17 @@ pub fn begin_chosen(task: Task) {
 pub fn begin_new(task: Task) {
     if filter::admits_other(task) {
         let cgroup_id = task.cgroup().and_then(Cgroup::id).unwrap_or(0);
-        follow(task.tid(), &since_now(WaitState::RunQueue, cgroup_id));
+        follow(task.tid(), &since_now(task, WaitState::RunQueue, cgroup_id));
     }
 }
 
 /// What is known of a thread that begins to be followed.
 #[inline(always)]
-fn since_now(state: WaitState, cgroup_id: u64) -> Wait {
+fn since_now(task: Task, state: WaitState, cgroup_id: u64) -> Wait {
     Wait {
         since_ns: now_ns(),
         woken_ns: 0,
+        run_time_ns: task.run_time_ns(),
         user_stack: NO_STACK,
         cgroup_id,
         waker: NO_WAKER,

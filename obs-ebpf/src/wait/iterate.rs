@@ -13,8 +13,8 @@ use obs_common::{
 };
 
 use super::{
-    COUNTS_RUNNING, WAITS, count_short, end_of_life, follow, is_short, key_without_stacks, now_ns, parts_ns, since_now,
-    state,
+    COUNTS_RUNNING, WAITS, count_short, end_of_life, end_unseen, follow, is_short, key_without_stacks, now_ns,
+    parts_ns, since_now, state,
 };
 use crate::{
     filter, process,
@@ -82,7 +82,7 @@ pub fn begun(task: Task) {
     }
     // So that its unwind table is there when its wait ends.
     process::announce(task, &task.image());
-    follow(task.tid(), &since_now(state, task.cgroup().and_then(Cgroup::id).unwrap_or(0)));
+    follow(task.tid(), &since_now(task, state, task.cgroup().and_then(Cgroup::id).unwrap_or(0)));
 }
 
 /// Writes what a thread does that is not over, and follows it no more. Nothing else of this object may run any more.
@@ -93,15 +93,18 @@ pub fn begun(task: Task) {
 pub unsafe fn unfinished(context: *const TaskIteration, task: Task) {
     let tid = task.tid();
     let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
+    if task.is_on_cpu() {
+        end_unseen(task, wait);
+    }
     // SAFETY: the value stays valid while the program runs.
     let this = unsafe { *wait };
     end_of_life();
     count_short(task, wait);
+    // What is left behind is of threads that are gone.
+    let _ = WAITS.remove(tid);
     if this.since_ns == 0 {
         return;
     }
-    // SAFETY: as above.
-    unsafe { (*wait).since_ns = 0 };
     let Some(record) = UNFINISHED_SCRATCH.get_ptr_mut(0) else { return };
     let Wait { user_stack, cgroup_id, state, .. } = this;
     let (blocked_ns, queued_ns) = parts_ns(&this, now_ns());

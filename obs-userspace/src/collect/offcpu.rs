@@ -11,7 +11,7 @@ use crate::{
         load::{KernelError, Object},
         read::{ProgramLog, ProgramStats},
         unwind::UnwindMaps,
-        waits::UnfinishedWaits,
+        waits::{Ends, UnfinishedWaits},
     },
     model::{profile::ValueType, record::Record, stack::Stack, summary::SampleCounts},
 };
@@ -28,6 +28,7 @@ pub const SPEC: CollectorSpec = CollectorSpec {
         Feature::Bpf,
         Feature::KernelTypes,
         Feature::TypedTracepoints,
+        Feature::TaskIterators,
         Feature::ProcessRecords,
         Feature::ProcessMappings,
         Feature::RingBuffer,
@@ -51,6 +52,8 @@ struct OffCpu {
     unfinished: UnfinishedWaits,
     settings: WaitSettings,
     log: Option<ProgramLog>,
+    /// When threads were seen last whose end nobody saw; see [`Ends`].
+    last_seen_ns: u64,
 }
 
 /// How long the last switch of a thread may come behind the notice that its process has ended, by which a recording may end.
@@ -77,7 +80,7 @@ fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
     object.attach_btf_tracepoint("offcpu_new", "sched_wakeup_new", &types)?;
     // Last: a thread whose wait ends meanwhile is seen by the others.
     object.run_task_iterator(BEGUN)?;
-    Ok(Box::new(OffCpu { object, stacks, unfinished, settings: settings.waits, log }))
+    Ok(Box::new(OffCpu { object, stacks, unfinished, settings: settings.waits, log, last_seen_ns: 0 }))
 }
 
 impl Collector for OffCpu {
@@ -129,12 +132,17 @@ impl Collector for OffCpu {
             std::thread::sleep(LAST_SWITCH);
         }
         self.object.detach();
-        let waits = self.unfinished.read(&mut self.object, UNFINISHED)?;
+        let Ends { waits, last_seen_ns } = self.unfinished.read(&mut self.object, UNFINISHED)?;
         self.stacks.add_unfinished(waits);
+        self.last_seen_ns = last_seen_ns;
         Ok(())
     }
 
     fn thread_time_ns(&self) -> Result<Option<u64>, KernelError> {
-        if self.settings.running { self.stacks.thread_time_ns().map(Some) } else { Ok(None) }
+        if self.settings.running {
+            self.stacks.thread_time_ns().map(|time_ns| Some(time_ns.wrapping_add(self.last_seen_ns)))
+        } else {
+            Ok(None)
+        }
     }
 }

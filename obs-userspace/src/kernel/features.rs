@@ -149,6 +149,8 @@ features! {
     SamplingPrograms = "sampling-programs", Events, Used, [Bpf], "take a stack at each sample";
     /// Programs on tracepoints, with typed arguments (`tp_btf`).
     TypedTracepoints = "typed-tracepoints", Events, Used, [Bpf, KernelTypes], "follow forks, switches, faults";
+    /// Programs that run for each thread that there is.
+    TaskIterators = "task-iterators", Events, Used, [Bpf, KernelTypes], "see threads that wait already";
     /// Programs on tracepoints, with raw arguments.
     RawTracepoints = "raw-tracepoints", Events, Used, [Bpf], "the same where types are missing";
     /// Programs on tracepoints, by way of perf and tracefs.
@@ -219,6 +221,7 @@ impl Feature {
             Self::HardwareCycles => events::hardware_cycles(prober),
             Self::SamplingPrograms => events::sampling_programs(prober),
             Self::TypedTracepoints => events::typed_tracepoints(prober),
+            Self::TaskIterators => events::task_iterators(prober),
             Self::RawTracepoints => events::raw_tracepoints(prober),
             Self::Tracepoints => events::tracepoints(prober),
             Self::Uprobes => events::uprobes(prober),

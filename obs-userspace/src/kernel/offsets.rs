@@ -48,7 +48,7 @@ pub(super) const BITS: [BitPlace; 1] = [BitPlace {
 }];
 
 /// Every offset that any BPF program of obs knows; an object that lacks one of the names does not use it.
-pub(super) const OFFSETS: [Offset; 17] = [
+pub(super) const OFFSETS: [Offset; 18] = [
     Offset { global: "OFFSET_TASK_TGID", structure: "task_struct", field: "tgid" },
     Offset { global: "OFFSET_TASK_PID", structure: "task_struct", field: "pid" },
     Offset { global: "OFFSET_TASK_FLAGS", structure: "task_struct", field: "flags" },
@@ -57,6 +57,7 @@ pub(super) const OFFSETS: [Offset; 17] = [
     Offset { global: "OFFSET_TASK_START_BOOTTIME", structure: "task_struct", field: "start_boottime" },
     Offset { global: "OFFSET_TASK_SELF_EXEC_ID", structure: "task_struct", field: "self_exec_id" },
     Offset { global: "OFFSET_TASK_REAL_PARENT", structure: "task_struct", field: "real_parent" },
+    Offset { global: "OFFSET_TASK_RUN_TIME", structure: "task_struct", field: "se.sum_exec_runtime" },
     Offset { global: "OFFSET_TASK_SIGNAL", structure: "task_struct", field: "signal" },
     Offset { global: "OFFSET_SIGNAL_LIVE", structure: "signal_struct", field: "live.counter" },
     Offset { global: "OFFSET_TASK_STATE", structure: "task_struct", field: "__state" },

@@ -2,11 +2,14 @@
 
 use std::{fs::File, io::Read as _, os::unix::fs::FileExt as _};
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, PerCpuArray},
+};
 use obs_common::{
     limits::SNAPSHOT_STACK_BYTES_MAX,
     stack::{GONE_STACK, NO_STACK, StackKey},
-    wait::{FinishedWait, NO_WAKER, UnfinishedWait},
+    wait::{FinishedWait, NO_WAKER, UnfinishedWait, Wait},
 };
 
 use super::{
@@ -14,11 +17,25 @@ use super::{
     read::Shared,
 };
 
-const MAP: &str = "WAIT_FINISHED";
+const FINISHED: &str = "WAIT_FINISHED";
+const WAITS: &str = "WAITS";
+
+// SAFETY: the type is `repr(C)`, all integers, without padding, and valid for every bit pattern.
+unsafe impl Pod for Shared<Wait> {}
 
 /// The user-space half of `obs_ebpf::wait::iterate`.
 pub struct UnfinishedWaits {
     finished: PerCpuArray<MapData, Shared<FinishedWait>>,
+    waits: HashMap<MapData, u32, Shared<Wait>>,
+}
+
+/// How the waits of a recording end.
+#[derive(Debug, Default)]
+pub struct Ends {
+    /// What threads do that is not over.
+    pub waits: Vec<UnfinishedWait>,
+    /// When threads were seen last whose own end nobody saw, in nanoseconds of the boot-time clock: the sum, modulo 2^64.
+    pub last_seen_ns: u64,
 }
 
 impl UnfinishedWaits {
@@ -27,7 +44,7 @@ impl UnfinishedWaits {
     /// # Errors
     /// If the object counts no waits.
     pub fn take(object: &mut Object) -> Result<Self, KernelError> {
-        object.take_map(MAP).map(|finished| Self { finished })
+        Ok(Self { finished: object.take_map(FINISHED)?, waits: object.take_map(WAITS)? })
     }
 
     /// What threads do that is not over, and the waits that are over and whose threads are still in their system call. The object's
@@ -35,7 +52,7 @@ impl UnfinishedWaits {
     ///
     /// # Errors
     /// If the kernel does not let the threads be listed.
-    pub fn read(&self, object: &mut Object, program: &'static str) -> Result<Vec<UnfinishedWait>, KernelError> {
+    pub fn read(&self, object: &mut Object, program: &'static str) -> Result<Ends, KernelError> {
         super::read::wait_for_running_programs();
         let bytes = object.run_task_iterator(program)?;
         let records = bytes.chunks_exact(size_of::<UnfinishedWait>());
@@ -44,9 +61,11 @@ impl UnfinishedWaits {
             .map(|record| unsafe { record.as_ptr().cast::<UnfinishedWait>().read_unaligned() })
             .collect();
         let finished = self.finished.get(&0, 0);
-        let finished = finished.map_err(|error| KernelError::Map { map: MAP, why: error.to_string() })?;
+        let finished = finished.map_err(|error| KernelError::Map { map: FINISHED, why: error.to_string() })?;
         waits.extend(finished.iter().map(|finished| finished.0).filter(|finished| finished.tid != 0).map(unfinished));
-        Ok(waits)
+        // The iterator has removed those of all threads that there are.
+        let gone = self.waits.iter().filter_map(Result::ok).map(|(_, wait)| wait.0.since_ns);
+        Ok(Ends { waits, last_seen_ns: gone.fold(0, u64::wrapping_add) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CStr,
+    io::Read as _,
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -13,7 +14,7 @@ use super::{
         sys::{
             SysError, online_cpus,
             perf::{Event, PerfEvent, Sampling, Target},
-            program::{ProgramSpec, load_program, open_raw_tracepoint},
+            program::{ProgramSpec, load_program, open_iterator, open_raw_tracepoint},
         },
     },
     Outcome, Prober,
@@ -29,6 +30,8 @@ const FREQUENCY_HZ: u64 = 99;
 const TRIAL_PERIOD_NS: u64 = 1_000_000;
 /// A tracepoint that every kernel has and that any pause provokes.
 const TRACEPOINT: &str = "sched_switch";
+/// The kernel function that stands for iterators over threads.
+const TASK_ITERATOR: &str = "bpf_iter_task";
 /// The folder and name under which tracefs has it.
 const TRACEPOINT_IN_TRACEFS: &str = "sched/sched_switch";
 /// A kernel function that clock_nanosleep(2) calls, from another of the kernel's source files: it was not inlined there.
@@ -148,6 +151,21 @@ pub(super) fn typed_tracepoints(prober: &Prober) -> Outcome {
         pause,
     );
     prober.judge(tried, "use Linux 5.5 or newer, whose own types (not a file's) describe its tracepoints")
+}
+
+pub(super) fn task_iterators(prober: &Prober) -> Outcome {
+    let Some(type_id) = prober.types().as_ref().ok().and_then(|types| types.function_type_id(TASK_ITERATOR)) else {
+        return Outcome::missing("the kernel's types do not describe iterators over threads", "use Linux 5.8 or newer");
+    };
+    let attach = |program: BorrowedFd<'_>| {
+        let mut iterator = open_iterator(program)?;
+        let read = iterator.read_to_end(&mut Vec::new());
+        read.map_err(|source| SysError::new("running an iterator over threads", source))?;
+        Ok(iterator)
+    };
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+    let tried = counts(kind, Some(bpf_attach_type::BPF_TRACE_ITER), type_id, attach, || {});
+    prober.judge(tried, "use Linux 5.8 or newer, built with CONFIG_BPF_EVENTS")
 }
 
 pub(super) fn raw_tracepoints(prober: &Prober) -> Outcome {

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CStr,
+    fs::File,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
@@ -61,6 +62,23 @@ struct RawTracepointOpen {
     name: u64,
     prog_fd: u32,
     padding: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+struct IteratorCreate {
+    link_fd: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -239,6 +257,30 @@ pub fn open_raw_tracepoint(name: Option<&CStr>, program: BorrowedFd<'_>) -> Resu
     })
 }
 
+/// Attaches an iterator's program. Reading what this returns runs it, once for each thing that there is.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn open_iterator(program: BorrowedFd<'_>) -> Result<File, SysError> {
+    let mut attributes = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: 0,
+        attach_type: bpf_attach_type::BPF_TRACE_ITER as u32,
+        flags: 0,
+        iter_info: 0,
+        iter_info_len: 0,
+        padding: 0,
+    };
+    // SAFETY: there are no addresses in these attributes, and the command returns a descriptor.
+    let link = unsafe { call_for_fd(bpf_cmd::BPF_LINK_CREATE, &mut attributes) };
+    let link = link.map_err(|source| SysError::new("attaching a program to an iterator", source))?;
+    let mut attributes = IteratorCreate { link_fd: link.as_raw_fd() as u32, flags: 0 };
+    // SAFETY: as above.
+    let iterator = unsafe { call_for_fd(bpf_cmd::BPF_ITER_CREATE, &mut attributes) };
+    iterator.map(File::from).map_err(|source| SysError::new("opening an iterator", source))
+}
+
 /// Has the kernel measure how long every BPF program of the host runs, until the descriptor is closed. It costs each run
 /// two readings of the clock.
 ///
@@ -314,7 +356,7 @@ mod tests {
 
     #[test]
     fn what_is_no_program_is_refused() {
-        let null = std::fs::File::open("/dev/null").expect("exists");
+        let null = File::open("/dev/null").expect("exists");
         assert!(program_info(null.as_fd()).is_err());
     }
 }
