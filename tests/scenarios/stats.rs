@@ -1,5 +1,9 @@
 //! How far a count may be from what is expected, and why.
 
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
 /// How many standard deviations a check allows: a correct obs fails one check in some 16,000.
 const SIGMAS: f64 = 4.0;
 
@@ -18,4 +22,12 @@ pub(crate) fn sample_tolerance(expected: f64, load: f64) -> f64 {
 /// samples of many short slices, which a fixed period hits more evenly than that.
 pub(crate) fn poisson_tolerance(expected: f64) -> f64 {
     SIGMAS * expected.sqrt()
+}
+
+/// What interrupts and a hypervisor have taken of all CPUs, in seconds: programs' CPU time leaves it out, and clocks do not.
+pub(crate) fn taken_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+    // cpu, user, nice, system, idle, iowait, irq, softirq, steal: in clock ticks, which are hundredths of a second.
+    let ticks = text.lines().next().unwrap_or_default().split_ascii_whitespace().skip(6).take(3);
+    Ok(ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0)
 }

@@ -1,11 +1,12 @@
 //! `obs why`: that the parts are the true ones, and add up.
 
-use std::fs;
-
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::harness::{Context, Need, Scenario};
+use crate::{
+    harness::{Context, Need, Scenario},
+    stats::taken_seconds,
+};
 
 const WAITS: &[Need] = &[Need::Root, Need::RealCpu, Need::Workload("waits")];
 
@@ -138,14 +139,6 @@ impl Why {
         );
         Ok(())
     }
-}
-
-/// What interrupts and a hypervisor have taken of all CPUs, in seconds.
-fn taken_seconds() -> Result<f64> {
-    let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
-    // cpu, user, nice, system, idle, iowait, irq, softirq, steal: in clock ticks, which are hundredths of a second.
-    let ticks = text.lines().next().unwrap_or_default().split_ascii_whitespace().skip(6).take(3);
-    Ok(ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0)
 }
 
 /// What the program says of how long its main thread waited for kinds of things, as parts; `other` is what other threads waited
