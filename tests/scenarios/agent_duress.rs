@@ -3,7 +3,7 @@
 //! `OBS_SCENARIOS_KILL_ROUNDS` (10) and `OBS_SCENARIOS_FUZZED_REQUESTS` (20,000) say how often; a release is tried with 100 and
 //! 1,000,000.
 
-mod client;
+pub(crate) mod client;
 mod clock;
 mod crowd;
 mod disk;
@@ -11,7 +11,7 @@ mod fuzz;
 mod governor;
 mod http;
 mod kill;
-mod running;
+pub(crate) mod running;
 
 use crate::harness::{Need, Scenario};
 

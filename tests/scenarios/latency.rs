@@ -1,5 +1,7 @@
 //! Latencies: as many and as long as the program, or the kernel's own count, says that they were.
 
+mod in_agent;
+
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
@@ -26,6 +28,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "latency::connecting_through_a_slow_network", needs: TUNNEL, run: slow_connect },
     Scenario { name: "latency::round_trips_through_a_slow_network", needs: TUNNEL, run: slow_round_trips },
     Scenario { name: "latency::segments_sent_again_are_exact", needs: TUNNEL, run: sent_again },
+    Scenario {
+        name: "latency::in_the_agent_as_prometheus_reads_it",
+        needs: &[Need::Root, Need::RealCpu, Need::Tool("prometheus"), Need::Workload("latencies")],
+        run: in_agent::read_by_prometheus,
+    },
     Scenario { name: "latency::refused_connections", needs: ANYWHERE, run: refused },
     Scenario {
         name: "latency::only_a_cgroup",

@@ -15,7 +15,7 @@ use super::{
     targets::{self, TargetArgs},
 };
 use crate::{
-    collect::latency::{By, LATENCY_KINDS, LatencyKind, LatencyOptions, find_kind, system_calls},
+    collect::latency::{By, LATENCY_KINDS, LatencyKind, LatencyOptions, Room, find_kind, system_calls},
     config::duration,
     pipeline::latency::{self as watching, Watch},
 };
@@ -119,6 +119,7 @@ fn watch(kind: &'static LatencyKind, args: LatencyArgs) -> Result<Watch, Failure
         filter,
         by: By { cgroup: by == Key::Cgroup, process: by == Key::Process },
         system_calls: Some(system_calls).filter(|numbers| !numbers.is_empty()),
+        room: Room::default(),
     };
     Ok(Watch { options, interval, duration, command: targets.command })
 }

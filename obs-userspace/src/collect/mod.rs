@@ -219,14 +219,15 @@ pub trait Collector: Send {
 
 /// Brings a collector's object into the kernel.
 fn load(spec: &CollectorSpec, settings: &Settings) -> Result<Object, KernelError> {
-    load_with(spec, settings, &[])
+    load_with(spec, settings, &[], &[])
 }
 
-/// Brings a collector's object into the kernel, with constants of its own.
+/// Brings a collector's object into the kernel, with constants and rooms of maps of its own.
 fn load_with(
     spec: &CollectorSpec,
     settings: &Settings,
     constants: &[(&'static str, u32)],
+    entries: &[(&'static str, u32)],
 ) -> Result<Object, KernelError> {
     let bytes = objects::OBJECTS.iter().find(|(name, _)| *name == spec.object).map(|(_, bytes)| *bytes);
     let bytes = bytes.ok_or(KernelError::Missing { object: spec.object, part: "embedded bytes" })?;
@@ -239,6 +240,7 @@ fn load_with(
             unwind_bytes: settings.unwind_bytes,
             waits: settings.waits,
             constants,
+            entries,
         },
     )
 }

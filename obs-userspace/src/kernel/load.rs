@@ -178,6 +178,8 @@ pub struct LoadOptions<'a> {
     pub waits: WaitSettings,
     /// What else is fixed at load: names of constants and their values.
     pub constants: &'a [(&'static str, u32)],
+    /// Maps with another room than usual: their names and how many entries they have.
+    pub entries: &'a [(&'static str, u32)],
 }
 
 /// A BPF object whose maps are in the kernel. Its programs are loaded when they are attached; dropping it removes all.
@@ -224,6 +226,9 @@ pub fn load(name: &'static str, bytes: &[u8], options: &LoadOptions<'_>) -> Resu
     }
     let blocks = options.unwind_bytes.div_ceil(4 * ARENA_BLOCK_WORDS as u32).max(1);
     loader.map_max_entries("UNWIND_ARENA", blocks);
+    for (map, entries) in options.entries {
+        loader.map_max_entries(map, *entries);
+    }
     let unused = unused_maps(bytes);
     for (map, entries) in &unused {
         loader.map_max_entries(map, *entries);

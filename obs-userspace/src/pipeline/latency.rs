@@ -149,7 +149,9 @@ impl Before {
             }
             Record::StackSample(_) | Record::Gauge(_) | Record::Event(_) => None,
         });
-        added.collect()
+        let added = added.collect();
+        histograms.end_window();
+        added
     }
 }
 

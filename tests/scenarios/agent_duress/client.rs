@@ -20,27 +20,27 @@ const HEAD_LINES_MAX: usize = 100;
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) content_type: String,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) content_type: String,
+    pub(crate) body: Vec<u8>,
     /// Whether the server ends the connection with it.
-    pub(super) closes: bool,
+    pub(crate) closes: bool,
 }
 
 impl Reply {
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 /// A connection.
-pub(super) struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
 impl Client {
-    pub(super) fn connect(address: SocketAddr) -> Result<Self> {
+    pub(crate) fn connect(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
         stream.set_read_timeout(Some(ANSWER_LIMIT)).context("setting a time limit")?;
         stream.set_write_timeout(Some(ANSWER_LIMIT)).context("setting a time limit")?;
@@ -49,12 +49,12 @@ impl Client {
     }
 
     /// Sends bytes as they are. The server may have had enough of them.
-    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.get_mut().write_all(bytes).context("sending a request")
     }
 
     /// Reads one answer; `None` if the connection ended without one.
-    pub(super) fn reply(&mut self) -> Result<Option<Reply>> {
+    pub(crate) fn reply(&mut self) -> Result<Option<Reply>> {
         let mut line = String::new();
         if self.stream.read_line(&mut line).unwrap_or(0) == 0 {
             return Ok(None);
@@ -112,7 +112,7 @@ impl Client {
 }
 
 /// The bytes of a proper request that is the only one of its connection.
-pub(super) fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
@@ -124,20 +124,20 @@ pub(super) fn request(method: &str, target: &str, headers: &[(&str, &str)], body
 }
 
 /// Sends bytes on a connection of their own, and reads the answer. What the server does not want to read to its end is no error.
-pub(super) fn exchange(address: SocketAddr, bytes: &[u8]) -> Result<Option<Reply>> {
+pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> Result<Option<Reply>> {
     let mut client = Client::connect(address)?;
     let _ = client.send(bytes);
     client.reply()
 }
 
 /// The answer to a GET.
-pub(super) fn get(address: SocketAddr, target: &str) -> Result<Reply> {
+pub(crate) fn get(address: SocketAddr, target: &str) -> Result<Reply> {
     let reply = exchange(address, &request("GET", target, &[], b""))?;
     reply.with_context(|| format!("{target} was not answered"))
 }
 
 /// The JSON that a GET is answered with.
-pub(super) fn json(address: SocketAddr, target: &str) -> Result<Value> {
+pub(crate) fn json(address: SocketAddr, target: &str) -> Result<Value> {
     let reply = get(address, target)?;
     ensure!(reply.status == 200, "{target} was answered with {}: {}", reply.status, reply.text());
     serde_json::from_slice(&reply.body).with_context(|| format!("{target} is no JSON: {}", reply.text()))

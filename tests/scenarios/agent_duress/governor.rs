@@ -9,8 +9,8 @@ use super::running::Running;
 use crate::harness::{Background, Context, wait_until};
 
 /// Every step, and how it is known that it is in force, as far as the status says.
-const STEPS: [&str; 6] =
-    ["half-frequency", "low-frequency", "snapshots", "symbol-details", "process-resources", "sampling"];
+const STEPS: [&str; 7] =
+    ["half-frequency", "low-frequency", "snapshots", "latency", "symbol-details", "process-resources", "sampling"];
 
 /// The smallest budgets that can be asked for. obs alone needs more memory, and being asked more CPU time.
 const TIGHT: &str = "governor: {cpu_percent: 0.05, memory_mb: 20, interval: 1s, shed_after: 1, recover_after: 1, \
@@ -50,6 +50,13 @@ fn frequency(status: &Value) -> Result<Option<f64>> {
     Ok(frequency)
 }
 
+/// Whether latencies are measured.
+fn measures_latencies(status: &Value) -> Result<Option<bool>> {
+    let collector = status.pointer("/collectors/1").context("the status has one collector only")?;
+    ensure!(collector["name"] == "latency", "another collector than latency: {collector}");
+    Ok(collector["is_running"].as_bool())
+}
+
 /// The metrics say the same as the status.
 fn published(agent: &Running) -> Result<BTreeMap<&'static str, f64>> {
     STEPS
@@ -83,12 +90,12 @@ pub(super) fn ladder(context: &Context) -> Result<()> {
             seen.push(now.len());
             before = now;
         }
-        Ok(before == all)
+        Ok(before == all && measures_latencies(&status)? == Some(false))
     })?;
     println!("  as many steps were shed, one after the other: {seen:?}");
     let metrics = published(&agent)?;
     ensure!(metrics.values().all(|value| *value == 1.0), "the metrics do not say what is shed: {metrics:?}");
-    ensure!(agent.metric("obs_agent_shed_level", &[])? == 6.0, "the level is not 6");
+    ensure!(agent.metric("obs_agent_shed_level", &[])? == 7.0, "the level is not 7");
     for resource in ["cpu", "memory"] {
         let used = agent.metric("obs_agent_budget_used_ratio", &[resource])?;
         ensure!(used > 1.0, "of the budget for {resource} {used} is used, yet everything is shed");
@@ -106,7 +113,7 @@ pub(super) fn ladder(context: &Context) -> Result<()> {
         let now = shed(&status)?;
         ensure!(now.is_subset(&before), "with nothing exceeded, {now:?} came after {before:?}");
         before = now;
-        Ok(before.is_empty() && frequency(&status)? == Some(99.0))
+        Ok(before.is_empty() && frequency(&status)? == Some(99.0) && measures_latencies(&status)? == Some(true))
     })?;
     for step in STEPS {
         agent.wait_for_log(context, &format!("took {step} back"))?;

@@ -17,13 +17,13 @@ use super::client;
 use crate::harness::{Background, Context, Finished, wait_until};
 
 /// Windows of a second, so that a scenario need not wait long.
-pub(super) const WINDOW: &str = "1s";
+pub(crate) const WINDOW: &str = "1s";
 
 /// The same, for calculations.
-pub(super) const WINDOW_SECONDS: f64 = 1.0;
+pub(crate) const WINDOW_SECONDS: f64 = 1.0;
 
 /// The agent with these settings (YAML), which keeps its history in this folder and writes its log to this file.
-pub(super) fn command(context: &Context, state: &Path, config: &Path, log: &Path) -> Command {
+pub(crate) fn command(context: &Context, state: &Path, config: &Path, log: &Path) -> Command {
     let mut command = context.obs(&["agent", "--config"]);
     command.arg(config).env("OBS_STATE_DIR", state).env("OBS_WINDOW", WINDOW);
     command.env("OBS_HTTP_LISTEN", "127.0.0.1:0").env("OBS_LOG_FILE", log);
@@ -31,7 +31,7 @@ pub(super) fn command(context: &Context, state: &Path, config: &Path, log: &Path
 }
 
 /// A running agent. Dropping it kills it.
-pub(super) struct Running {
+pub(crate) struct Running {
     process: Background,
     folder: TempDir,
     state: PathBuf,
@@ -40,14 +40,14 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts an agent with a state folder of its own, and waits until it serves.
-    pub(super) fn start(context: &Context, config: &str) -> Result<Self> {
+    pub(crate) fn start(context: &Context, config: &str) -> Result<Self> {
         let folder = tempfile::tempdir().context("making a folder")?;
         let state = folder.path().join("state");
         Self::start_in(context, config, folder, state)
     }
 
     /// The same, with a given state folder. The other folder is for its log and configuration.
-    pub(super) fn start_in(context: &Context, config: &str, folder: TempDir, state: PathBuf) -> Result<Self> {
+    pub(crate) fn start_in(context: &Context, config: &str, folder: TempDir, state: PathBuf) -> Result<Self> {
         let (config_path, log) = (folder.path().join("obs.yaml"), folder.path().join("obs.log"));
         fs::write(&config_path, config).context("writing a configuration")?;
         let process = Background::start(&mut command(context, &state, &config_path, &log))?;
@@ -63,52 +63,52 @@ impl Running {
         Ok(Self { process, folder, state, address })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn state(&self) -> &Path {
+    pub(crate) fn state(&self) -> &Path {
         &self.state
     }
 
-    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
     }
 
     /// Whether it has not ended.
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         // Of a process that nobody has waited for yet, the link leads nowhere.
         fs::read_link(format!("/proc/{}/exe", self.pid())).is_ok()
     }
 
     /// Its log so far.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("obs.log")).unwrap_or_default()
     }
 
     /// Waits until its log says something.
-    pub(super) fn wait_for_log(&self, context: &Context, what: &str) -> Result<()> {
+    pub(crate) fn wait_for_log(&self, context: &Context, what: &str) -> Result<()> {
         wait_until(&format!("the log says {what:?}"), context.limit(), || Ok(self.log().contains(what)))
             .with_context(|| format!("the log: {}", self.log()))
     }
 
     /// Has it read another configuration.
-    pub(super) fn reload(&self, config: &str) -> Result<()> {
+    pub(crate) fn reload(&self, config: &str) -> Result<()> {
         fs::write(self.folder.path().join("obs.yaml"), config).context("writing a configuration")?;
         self.signal(Signal::HUP)
     }
 
     /// JSON that it answers with.
-    pub(super) fn json(&self, target: &str) -> Result<Value> {
+    pub(crate) fn json(&self, target: &str) -> Result<Value> {
         client::json(self.address, target)
     }
 
     /// The sum of a metric's series whose line contains all these texts; 0 if there is none.
-    pub(super) fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
         let reply = client::get(self.address, "/metrics")?;
         ensure!(reply.status == 200, "/metrics was answered with {}: {}", reply.status, reply.text());
         let text = reply.text();
@@ -120,7 +120,7 @@ impl Running {
     }
 
     /// Its resident memory as the kernel says, in bytes: now, and the most there ever was.
-    pub(super) fn memory(&self) -> Result<(u64, u64)> {
+    pub(crate) fn memory(&self) -> Result<(u64, u64)> {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.pid())).context("reading the agent's status")?;
         let kilobytes = |field: &str| {
@@ -133,17 +133,17 @@ impl Running {
     }
 
     /// How many windows it has kept, by `obs store check`, which must find nothing wrong.
-    pub(super) fn windows(&self, context: &Context) -> Result<u64> {
+    pub(crate) fn windows(&self, context: &Context) -> Result<u64> {
         windows(context, &self.state)
     }
 
     /// Waits until so many windows are kept.
-    pub(super) fn wait_for_windows(&self, context: &Context, count: u64) -> Result<()> {
+    pub(crate) fn wait_for_windows(&self, context: &Context, count: u64) -> Result<()> {
         wait_for_windows(context, &self.state, count).with_context(|| format!("the log: {}", self.log()))
     }
 
     /// Ends it as an operator would. It must end well, and without having panicked.
-    pub(super) fn stop(self, context: &Context) -> Result<Finished> {
+    pub(crate) fn stop(self, context: &Context) -> Result<Finished> {
         self.signal(Signal::TERM)?;
         let Self { process, folder, .. } = self;
         let finished = process.finish(context.limit())?;
@@ -154,7 +154,7 @@ impl Running {
     }
 
     /// Kills it and waits for its end.
-    pub(super) fn kill(self, context: &Context) -> Result<(TempDir, Finished)> {
+    pub(crate) fn kill(self, context: &Context) -> Result<(TempDir, Finished)> {
         self.signal(Signal::KILL)?;
         let Self { process, folder, .. } = self;
         Ok((folder, process.finish(context.limit())?))
@@ -170,7 +170,7 @@ fn address_in(log: &str) -> Option<SocketAddr> {
 }
 
 /// How many windows a folder has, by `obs store check`, which must find nothing wrong.
-pub(super) fn windows(context: &Context, state: &Path) -> Result<u64> {
+pub(crate) fn windows(context: &Context, state: &Path) -> Result<u64> {
     let finished = context.run(context.obs(&["store", "check", "--json", "--state-dir"]).arg(state))?;
     let text = finished.stdout_text();
     ensure!(finished.status.success(), "the store is not clean: {text}{}", finished.stderr);
@@ -180,7 +180,7 @@ pub(super) fn windows(context: &Context, state: &Path) -> Result<u64> {
 }
 
 /// Waits until a folder has so many windows.
-pub(super) fn wait_for_windows(context: &Context, state: &Path, count: u64) -> Result<()> {
+pub(crate) fn wait_for_windows(context: &Context, state: &Path, count: u64) -> Result<()> {
     wait_until(&format!("{count} windows are kept"), context.limit(), || {
         // Each look reads every byte.
         std::thread::sleep(Duration::from_millis(50));
@@ -189,7 +189,7 @@ pub(super) fn wait_for_windows(context: &Context, state: &Path, count: u64) -> R
 }
 
 /// A number from the environment: how often something is repeated.
-pub(super) fn repetitions(variable: &str, default: u64) -> Result<u64> {
+pub(crate) fn repetitions(variable: &str, default: u64) -> Result<u64> {
     match env::var(variable) {
         Ok(text) => text.parse().with_context(|| format!("{variable}={text:?} is no number")),
         Err(_) => Ok(default),
@@ -197,15 +197,15 @@ pub(super) fn repetitions(variable: &str, default: u64) -> Result<u64> {
 }
 
 /// Numbers that look random, and are the same for the same seed.
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         // Zero would stay zero.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -213,11 +213,11 @@ impl Random {
     }
 
     /// A number below a bound, which must not be zero.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         ((self.next() >> 32) as usize) % bound
     }
 
-    pub(super) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+    pub(crate) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len())]
     }
 }

@@ -18,7 +18,7 @@ use obs_common::{
     counters::KernelCounter,
     histogram::LatencyHistogram,
     latency::{BY_CGROUP, BY_PROCESS, DETAIL_OTHER, LatencyKey},
-    limits::{LATENCY_COUNTS_MAX, LATENCY_KEYS_MAX},
+    limits::{LATENCY_COUNTS_MAX, LATENCY_KEYS_MAX, LATENCY_OWNERS_MAX, LATENCY_STARTS_MAX},
 };
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -83,6 +83,30 @@ pub struct By {
     pub process: bool,
 }
 
+/// For how much there is room in the kernel at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Histograms.
+    pub keys: u32,
+    /// Counts of what has no duration.
+    pub counts: u32,
+    /// What has begun and not ended; each thread, if threads are followed.
+    pub starts: u32,
+    /// Requests and sockets whose process is known.
+    pub owners: u32,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            keys: LATENCY_KEYS_MAX,
+            counts: LATENCY_COUNTS_MAX,
+            starts: LATENCY_STARTS_MAX,
+            owners: LATENCY_OWNERS_MAX,
+        }
+    }
+}
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct LatencyOptions {
@@ -94,6 +118,8 @@ pub struct LatencyOptions {
     pub by: By,
     /// Which system calls, by number; `None` for all.
     pub system_calls: Option<Vec<u32>>,
+    /// For how much there is to be room.
+    pub room: Room,
 }
 
 /// What is missing in the sums, since the start.
@@ -134,6 +160,7 @@ pub struct Latency {
     maps: LatencyMaps,
     counters: KernelCounters,
     by: By,
+    room: Room,
     series: BTreeMap<LatencyKey, Series>,
     labels: Labels,
     /// Never readable: nothing that is measured needs anybody at once.
@@ -146,6 +173,7 @@ fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
         filter: settings.filter.clone(),
         by: By::default(),
         system_calls: None,
+        room: Room::default(),
     };
     Ok(Box::new(Latency::start(&options)?))
 }
@@ -156,9 +184,10 @@ impl Latency {
     /// # Errors
     /// If the kernel lacks what one of the kinds needs, or refuses.
     pub fn start(options: &LatencyOptions) -> Result<Self, KernelError> {
-        let LatencyOptions { kinds, filter, by, system_calls } = options;
+        let LatencyOptions { kinds, filter, by, system_calls, room } = options;
+        let needs_owner = *by != By::default() || *filter != Filter::default();
         let settings = Settings { filter: filter.clone(), ..Settings::default() };
-        let mut object = load_with(&SPEC, &settings, &constants(options))?;
+        let mut object = load_with(&SPEC, &settings, &constants(options), &entries(*room, needs_owner))?;
         if let Some(numbers) = system_calls {
             choose_system_calls(&mut object, numbers)?;
         }
@@ -177,7 +206,6 @@ impl Latency {
         let followed = follow(&mut object, &settings, ["latency_fork", "latency_exec", "latency_exit"])?;
         let mut attached: BTreeSet<_> = followed.then_some("latency_exit").into_iter().collect();
         let types = KernelTypes::read()?;
-        let needs_owner = *by != By::default() || *filter != Filter::default();
         // Whose something is comes first, for all kinds: it must be known when it begins.
         let owner_hooks = kinds.iter().filter(|_| needs_owner).flat_map(|kind| kind.owner_hooks);
         for hook in owner_hooks.chain(kinds.iter().flat_map(|kind| kind.hooks)) {
@@ -186,7 +214,7 @@ impl Latency {
             }
         }
         let (series, labels) = (BTreeMap::new(), Labels::default());
-        Ok(Self { object, maps, counters, by: *by, series, labels, wake })
+        Ok(Self { object, maps, counters, by: *by, room: *room, series, labels, wake })
     }
 
     /// Takes what was counted since the last call.
@@ -210,11 +238,11 @@ impl Latency {
 
     /// Removes keys that nobody needs any more, when room becomes scarce.
     fn make_room(&mut self, now: Instant) {
-        let Self { maps, series, .. } = self;
+        let Self { maps, series, room, .. } = self;
         let kept = |is: fn(&Value) -> bool| series.values().filter(|it| it.is_kept && is(&it.value)).count();
         let is_scarce = |kept: usize, room: u32| kept > room as usize / 4 * 3;
-        let histograms = is_scarce(kept(|value| matches!(value, Value::Durations(_))), LATENCY_KEYS_MAX);
-        let counts = is_scarce(kept(|value| matches!(value, Value::Events { .. })), LATENCY_COUNTS_MAX);
+        let histograms = is_scarce(kept(|value| matches!(value, Value::Durations(_))), room.keys);
+        let counts = is_scarce(kept(|value| matches!(value, Value::Events { .. })), room.counts);
         if !histograms && !counts {
             return;
         }
@@ -325,12 +353,23 @@ impl Series {
 
 /// What is fixed at load.
 fn constants(options: &LatencyOptions) -> [(&'static str, u32); 3] {
-    let LatencyOptions { kinds, filter: _, by: By { cgroup, process }, system_calls } = options;
+    let LatencyOptions { kinds, filter: _, by: By { cgroup, process }, system_calls, room: _ } = options;
     let by = if *cgroup { BY_CGROUP } else { 0 } | if *process { BY_PROCESS } else { 0 };
     [
         ("LATENCY_SOURCES", kinds.iter().fold(0, |sources, kind| sources | kind.source.bit())),
         ("LATENCY_BY", by),
         ("LATENCY_CALLS_CHOSEN", u32::from(system_calls.is_some())),
+    ]
+}
+
+/// The room of the maps.
+fn entries(room: Room, needs_owner: bool) -> [(&'static str, u32); 4] {
+    let Room { keys, counts, starts, owners } = room;
+    [
+        ("LATENCIES", keys),
+        ("LATENCY_COUNTS", counts),
+        ("LATENCY_STARTS", starts),
+        ("LATENCY_OWNERS", if needs_owner { owners } else { 1 }),
     ]
 }
 

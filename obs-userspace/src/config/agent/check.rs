@@ -1,20 +1,36 @@
 //! What single values cannot show: settings that do not go together.
 
 use super::{
-    problem::{Problem, Source},
+    KnownCollector,
+    problem::{Problem, Source, nearest, shown},
     read::Origins,
     settings::AgentConfig,
-    value::Value as _,
+    value::{Value as _, Word},
 };
 
 /// Finds them all.
-pub(super) fn check(config: &AgentConfig, origins: &Origins, problems: &mut Vec<Problem>) {
+pub(super) fn check(
+    config: &AgentConfig,
+    collectors: &[KnownCollector<'_>],
+    origins: &Origins,
+    problems: &mut Vec<Problem>,
+) {
     let mut conflict = |settings: &[&str], message: String| {
         // At the setting that somebody gave; of defaults alone none is wrong.
         let given = settings.iter().find_map(|path| origins.get(*path).map(|source| (path, source.clone())));
         let (path, source) = given.unwrap_or((&settings[0], Source::Default));
         problems.push(Problem { source, setting: (*path).to_owned(), message });
     };
+    for (known, all) in collectors.iter().filter_map(|known| Some((known, known.kinds?.all))) {
+        let chosen = config.collectors.by_name.get(known.name).and_then(|collector| collector.kinds.as_ref());
+        let unknown = chosen.into_iter().flat_map(|it| &it.kinds).map(Word::name).filter(|name| !all.contains(name));
+        for name in unknown {
+            let meant = nearest(name, all.iter().copied());
+            let meant = meant.map(|word| format!("; did you mean '{word}'?")).unwrap_or_default();
+            let message = format!("{} cannot be measured{meant} (there are: {})", shown(name), all.join(", "));
+            conflict(&[&format!("collectors.{}.kinds", known.name)], message);
+        }
+    }
     let AgentConfig { window, store, http, .. } = config;
     if store.block_length < *window {
         let (block, window) = (store.block_length.write(), window.write());

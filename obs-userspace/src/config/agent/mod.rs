@@ -24,15 +24,17 @@ use std::{
 };
 
 use self::environment::{CONFIG_VARIABLE, Environment};
+use self::value::Value as _;
 pub use self::{
     change::{Change, ReloadRefused, diff, reload},
     list::Setting,
     problem::{ConfigErrors, Problem, Source},
     settings::{
         AgentConfig, BreakerConfig, CollectorConfig, CollectorsConfig, FiltersConfig, GovernorConfig, HttpConfig,
-        HttpLimits, LogConfig, OnReload, PrivacyConfig, ResourcesConfig, StoreConfig, SymbolsConfig, UnwindConfig,
+        HttpLimits, KindsConfig, LogConfig, OnReload, PrivacyConfig, ResourcesConfig, StoreConfig, SymbolsConfig,
+        UnwindConfig,
     },
-    value::{Bytes, Comm, LogFormat, LogLevel, Megabytes, Pattern, Percent},
+    value::{Bytes, Comm, KeyPart, LogFormat, LogLevel, Megabytes, Pattern, Percent, Word},
 };
 use super::sampling::Frequency;
 
@@ -55,6 +57,17 @@ pub struct KnownCollector<'a> {
     pub samples: bool,
     /// Whether it runs by default.
     pub enabled: bool,
+    /// What it can measure, if that is to be chosen.
+    pub kinds: Option<KnownKinds<'a>>,
+}
+
+/// What a collector can measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownKinds<'a> {
+    /// Everything.
+    pub all: &'a [&'a str],
+    /// What it measures by default.
+    pub default: &'a [&'a str],
 }
 
 /// A configuration that holds together.
@@ -75,6 +88,10 @@ impl AgentConfig {
         let of = |known: &KnownCollector<'_>| CollectorConfig {
             enabled: known.enabled,
             frequency: known.samples.then(Frequency::default),
+            kinds: known.kinds.map(|kinds| KindsConfig {
+                kinds: kinds.default.iter().map(|name| Word::known(name)).collect(),
+                by: Vec::new(),
+            }),
         };
         let by_name = collectors.iter().map(|known| (known.name.to_owned(), of(known))).collect();
         Self { collectors: CollectorsConfig { by_name }, ..Self::default() }
@@ -115,7 +132,7 @@ impl AgentConfig {
             read::apply(text, path, &mut config, &mut origins, &mut problems);
         }
         let warnings = environment.apply(&mut config, &mut origins, &mut problems);
-        check::check(&config, &origins, &mut problems);
+        check::check(&config, collectors, &origins, &mut problems);
         if problems.is_empty() { Ok(Loaded { config, file, warnings }) } else { Err(ConfigErrors { problems }) }
     }
 }
@@ -126,13 +143,21 @@ pub fn default_config_text(collectors: &[KnownCollector<'_>]) -> String {
     let mut section = String::new();
     let defaults = AgentConfig::defaults(collectors);
     // In the order of the settings, which is that of the names.
-    for (name, CollectorConfig { enabled, frequency }) in &defaults.collectors.by_name {
-        let summary = collectors.iter().find(|known| known.name == name).map_or("", |known| known.summary);
-        section.push_str(&format!("  # {summary}\n  {name}:\n    enabled: {enabled}\n"));
+    for (name, CollectorConfig { enabled, frequency, kinds }) in &defaults.collectors.by_name {
+        let Some(known) = collectors.iter().find(|known| known.name == name) else { continue };
+        section.push_str(&format!("  # {}\n  {name}:\n    enabled: {enabled}\n", known.summary));
         if let Some(frequency) = frequency {
             section.push_str(&format!(
                 "    # Samples per second and CPU, 1Hz to {}Hz.\n    frequency: {frequency}Hz\n",
                 Frequency::MAX_HERTZ
+            ));
+        }
+        if let (Some(KindsConfig { kinds, by }), Some(known)) = (kinds, known.kinds) {
+            section.push_str(&format!(
+                "    # Of what: {}.\n    kinds: {}\n    # What is told apart besides: cgroup, process.\n    by: {}\n",
+                known.all.join(", "),
+                kinds.write(),
+                by.write()
             ));
         }
     }

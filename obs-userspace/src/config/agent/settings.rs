@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::value::{Bytes, Comm, LogFormat, LogLevel, Megabytes, Pattern, Percent, Value};
+use super::value::{Bytes, Comm, KeyPart, LogFormat, LogLevel, Megabytes, Pattern, Percent, Value, Word};
 use crate::config::sampling::Frequency;
 
 /// What a change of a setting takes.
@@ -89,12 +89,23 @@ pub struct CollectorsConfig {
 }
 
 /// What is wanted of a collector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CollectorConfig {
     /// Whether it runs (if this kernel lets it).
     pub enabled: bool,
     /// How often it samples; `None` if it does not sample.
     pub frequency: Option<Frequency>,
+    /// What it measures of what it can; `None` if it has no choice.
+    pub kinds: Option<KindsConfig>,
+}
+
+/// What a collector with a choice measures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KindsConfig {
+    /// Of what: each is one of [`KnownKinds::all`](super::KnownKinds::all).
+    pub kinds: Vec<Word>,
+    /// What is told apart besides.
+    pub by: Vec<KeyPart>,
 }
 
 /// Whom to measure. Kinds are joined by *and*, the entries of a kind by *or*; an empty kind admits everybody.
@@ -352,10 +363,14 @@ impl Section for CollectorsConfig {
 
 impl Section for CollectorConfig {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { enabled, frequency } = self;
+        let Self { enabled, frequency, kinds } = self;
         visitor.field("enabled", enabled, live());
         if let Some(frequency) = frequency {
             visitor.field("frequency", frequency, live());
+        }
+        if let Some(KindsConfig { kinds, by }) = kinds {
+            visitor.field("kinds", kinds, live());
+            visitor.field("by", by, live());
         }
     }
 }

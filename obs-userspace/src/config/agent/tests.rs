@@ -7,8 +7,18 @@ use proptest::prelude::*;
 use super::{environment::Environment, *};
 
 const COLLECTORS: &[KnownCollector<'static>] = &[
-    KnownCollector { name: "cpu", summary: "where CPU time goes", samples: true, enabled: true },
-    KnownCollector { name: "off-cpu", summary: "where threads wait", samples: false, enabled: false },
+    KnownCollector { name: "cpu", summary: "where CPU time goes", samples: true, enabled: true, kinds: None },
+    KnownCollector {
+        name: "latency",
+        summary: "how long things take",
+        samples: false,
+        enabled: true,
+        kinds: Some(KnownKinds {
+            all: &["runqueue", "offcpu", "block", "connect", "retransmit"],
+            default: &["runqueue", "block", "connect", "retransmit"],
+        }),
+    },
+    KnownCollector { name: "off-cpu", summary: "where threads wait", samples: false, enabled: false, kinds: None },
 ];
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
@@ -71,6 +81,19 @@ fn settings_that_need_a_restart_are_marked_in_the_documented_default() {
         }
     }
     assert_eq!(keys.next(), None);
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_where_it_stands() {
+    let config = read("collectors: {latency: {kinds: [block, offcpu], by: [cgroup]}}");
+    let chosen = config.collectors.by_name["latency"].kinds.clone().unwrap();
+    assert_eq!(chosen.kinds.iter().map(Word::name).collect::<Vec<_>>(), ["block", "offcpu"]);
+    assert_eq!(chosen.by, [KeyPart::Cgroup]);
+    let told = problems("collectors:\n  latency:\n    kinds: [block, ofcpu]\n");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("3:12") && told[0].contains("did you mean 'offcpu'"), "{told:?}");
+    assert!(problems("collectors: {latency: {by: [host]}}")[0].contains("cgroup or process"));
+    assert!(problems("collectors: {cpu: {kinds: [block]}}")[0].contains("there is no setting"));
 }
 
 #[test]
@@ -207,7 +230,7 @@ governor: {cpu_percent: 101%}
          token_file, limits)",
         "obs.yaml:9:11: http.listen: 'localhost:80' is no IP address with a port; write an IP address and a port such as \
          127.0.0.1:7373 or \"[::1]:7373\" (with the quotes)",
-        "obs.yaml:11:3: collectors: there is no setting 'cpuu'; did you mean 'cpu'? (allowed here: cpu, off-cpu)",
+        "obs.yaml:11:3: collectors: there is no setting 'cpuu'; did you mean 'cpu'? (allowed here: cpu, latency, off-cpu)",
         "obs.yaml:13:5: collectors.off-cpu: there is no setting 'frequency'; did you mean collectors.cpu.frequency? (allowed \
          here: enabled)",
         "obs.yaml:14:8: collectors.cpu: a single value was given where a mapping of settings is wanted",
@@ -320,8 +343,8 @@ fn files_are_bounded_and_regular() {
 /// The table of `docs/configuration.md`, from the settings themselves.
 fn table() -> String {
     let mut table = String::from("| setting | default | allowed | on SIGHUP |\n|---|---|---|---|\n");
-    for setting in AgentConfig::defaults(&COLLECTORS[..1]).settings() {
-        let path = setting.path.replace("collectors.cpu", "collectors.NAME");
+    for setting in AgentConfig::defaults(&COLLECTORS[..2]).settings() {
+        let path = &setting.path;
         let on_reload = match setting.on_reload {
             OnReload::Takes => "taken".to_owned(),
             OnReload::Restart(why) => format!("restart: {why}"),

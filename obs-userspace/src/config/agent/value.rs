@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
     units::{Bytes, Megabytes, Percent},
-    words::{Comm, LogFormat, LogLevel, Pattern},
+    words::{Comm, KeyPart, LogFormat, LogLevel, Pattern, Word},
 };
 use super::{
     problem::{nearest, shown},

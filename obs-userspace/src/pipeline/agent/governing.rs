@@ -17,7 +17,7 @@ use crate::{
     web::{AgentCost, AgentStatus, ShedStep},
 };
 
-use super::{keeper::Shared, nanoseconds, since_1970};
+use super::{keeper::Shared, latencies, nanoseconds, since_1970};
 
 /// Of so many judgements, one has the kernel measure how long programs run: it counts for every BPF program of the host while it
 /// does, which costs all of them a little.
@@ -48,7 +48,7 @@ pub(super) struct Governing {
 impl Governing {
     pub(super) fn new(policy: Policy, registry: Registry, shared: Arc<Shared>) -> Self {
         Self {
-            governor: Governor::new(policy, &[]),
+            governor: Governor::new(policy, &[latencies::STEP]),
             meter: CpuMeter::new(Instant::now(), cost::cpu_time(), Some(Duration::ZERO)),
             bpf: BpfCost::default(),
             registry,
@@ -63,10 +63,11 @@ impl Governing {
         self.governor.set_policy(policy);
     }
 
-    /// Judges. `runs` is how often the programs ran so far, and `measured` what the kernel counted of them while it was asked to.
-    pub(super) fn judge(&mut self, runs: u64, measured: ProgramTime) -> Orders {
+    /// Judges. `runs` is how often the programs that sample ran so far, and `measured` what the kernel counted of them while it was
+    /// asked to; `latencies_ns` the same of those that measure latencies, if there are any.
+    pub(super) fn judge(&mut self, runs: u64, measured: ProgramTime, latencies_ns: Option<u64>) -> Orders {
         let runs_before = self.bpf.runs;
-        let (user, bpf) = (cost::cpu_time(), self.bpf.look(runs, measured));
+        let (user, bpf) = (cost::cpu_time(), self.bpf.look(Instant::now(), runs, measured, latencies_ns));
         let shares = self.meter.look(Instant::now(), user, bpf, self.cpus);
         let host::HostDistress { load_per_core, memory_pressure, memory_available } = host::read();
         self.usage = Usage {
@@ -145,8 +146,8 @@ pub(super) struct ProgramTime {
     pub(super) nanoseconds: u64,
 }
 
-/// CPU time of the BPF programs: how often they ran, which they count themselves, times how long a run takes, which the kernel
-/// measures now and then.
+/// CPU time of the BPF programs. The kernel measures it now and then. For those that sample, which count their runs themselves, a run's
+/// time is multiplied by their number; those that measure latencies are taken to cost as much in between as while they were measured.
 #[derive(Default)]
 struct BpfCost {
     judgements: u32,
@@ -154,13 +155,25 @@ struct BpfCost {
     measured: ProgramTime,
     nanoseconds_a_run: Option<f64>,
     runs: u64,
+    /// What latencies had cost when the kernel began to measure.
+    latencies_ns: Option<u64>,
+    /// What they cost, in nanoseconds a second.
+    latencies_rate: Option<f64>,
+    looked: Option<Instant>,
     total: f64,
 }
 
 impl BpfCost {
     /// The time so far; `None` while nothing was measured yet.
-    fn look(&mut self, runs: u64, measured: ProgramTime) -> Option<Duration> {
+    fn look(&mut self, now: Instant, runs: u64, measured: ProgramTime, latencies_ns: Option<u64>) -> Option<Duration> {
+        let seconds = self.looked.map_or(0.0, |looked| now.duration_since(looked).as_secs_f64());
+        self.looked = Some(now);
         if self.stats.take().is_some() {
+            if let (Some(before), Some(after)) = (self.latencies_ns, latencies_ns)
+                && seconds > 0.0
+            {
+                self.latencies_rate = Some(after.saturating_sub(before) as f64 / seconds);
+            }
             // The programs may be others by now, which began to count anew.
             let runs = measured.runs.saturating_sub(self.measured.runs);
             let nanoseconds = measured.nanoseconds.saturating_sub(self.measured.nanoseconds);
@@ -170,13 +183,20 @@ impl BpfCost {
         }
         if self.judgements.is_multiple_of(MEASURED_EVERY) {
             self.measured = measured;
+            self.latencies_ns = latencies_ns;
             // A kernel that cannot is before 5.8, which is not supported; without the right nothing else works either.
             self.stats = RunTimeStats::enable().ok();
         }
         self.judgements = self.judgements.wrapping_add(1);
         let new_runs = new_runs(self.runs, runs);
         self.runs = runs;
-        self.total += new_runs as f64 * self.nanoseconds_a_run?;
-        Some(Duration::from_nanos(self.total as u64))
+        if latencies_ns.is_none() {
+            // They are not loaded, and will be others when they are.
+            (self.latencies_ns, self.latencies_rate) = (None, None);
+        }
+        self.total += self.latencies_rate.unwrap_or(0.0) * seconds;
+        self.total += self.nanoseconds_a_run.unwrap_or(0.0) * new_runs as f64;
+        let is_known = self.nanoseconds_a_run.is_some() || self.latencies_rate.is_some();
+        is_known.then(|| Duration::from_nanos(self.total as u64))
     }
 }

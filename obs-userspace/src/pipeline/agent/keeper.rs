@@ -47,6 +47,10 @@ pub(super) struct Measured {
     pub(super) kernel_code: KernelCode,
     /// What happened.
     pub(super) events: Vec<Event>,
+    /// Sums of latencies since they began to be measured.
+    pub(super) latencies: Vec<Record>,
+    /// Whether they began anew with this window.
+    pub(super) latencies_are_new: bool,
 }
 
 /// What the thread is told.
@@ -62,8 +66,8 @@ pub(super) struct Shared {
     pub(super) plain_names: AtomicBool,
     /// Whether only the host and its containers are read, not each process.
     pub(super) no_processes: AtomicBool,
-    /// Resources, as they were at the end of the last window.
-    pub(super) resources: Mutex<Arc<Vec<Record>>>,
+    /// Resources and latencies, as they were at the end of the last window.
+    pub(super) measured: Mutex<Arc<Vec<Record>>>,
     /// Why the last window could not be written, if it could not.
     pub(super) trouble: Mutex<Option<String>>,
     /// Windows that were measured and are not in the history.
@@ -103,6 +107,7 @@ impl Keeper {
             shared: Arc::clone(&shared),
             who,
             histograms: WindowHistograms::default(),
+            latencies: WindowHistograms::default(),
         };
         let waiting = Arc::new(AtomicUsize::new(0));
         let taken = Arc::clone(&waiting);
@@ -229,6 +234,7 @@ struct Work {
     shared: Arc<Shared>,
     who: Who,
     histograms: WindowHistograms,
+    latencies: WindowHistograms,
 }
 
 impl Work {
@@ -259,7 +265,8 @@ impl Work {
     }
 
     fn keep(&mut self, measured: Measured) {
-        let Measured { started_unix_ns, duration_ns, samples, mut kernel_code, events } = measured;
+        let Measured { started_unix_ns, duration_ns, samples, mut kernel_code, events, latencies, latencies_are_new } =
+            measured;
         let mut records = Vec::new();
         if let Some(resources) = &mut self.resources {
             let report = if self.shared.no_processes.load(Ordering::Relaxed) {
@@ -289,16 +296,12 @@ impl Work {
         }
         window.processes = self.who.known(&window.profiles);
         self.count_identities();
-        for record in records.iter().chain(&self.registry.snapshot()) {
-            match record.clone() {
-                Record::Counter(counter) => window.counters.push(counter),
-                Record::Gauge(gauge) => window.gauges.push(gauge),
-                Record::Histogram(histogram) => window.histograms.extend(self.histograms.added(histogram)),
-                Record::Event(event) => window.events.push(event),
-                // Profiles were made of these.
-                Record::StackSample(_) => {}
-            }
+        if latencies_are_new {
+            self.latencies = WindowHistograms::default();
         }
+        put(&mut window, &mut self.latencies, latencies.iter().cloned());
+        put(&mut window, &mut self.histograms, records.iter().cloned().chain(self.registry.snapshot()));
+        records.extend(latencies);
         let appended = self.store.append(&window);
         *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
             appended.as_ref().err().map(ToString::to_string);
@@ -313,7 +316,7 @@ impl Work {
                 tracing::error!(%error, "a window was lost: it cannot be written");
             }
         }
-        *self.shared.resources.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(records);
+        *self.shared.measured.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(records);
         self.count_files();
     }
 
@@ -348,6 +351,21 @@ impl Work {
             self.identify.dropped(reason).raise_to(count);
         }
     }
+}
+
+/// Puts records into a window: of histograms, which grow, what was added in it.
+fn put(window: &mut Window, histograms: &mut WindowHistograms, records: impl Iterator<Item = Record>) {
+    for record in records {
+        match record {
+            Record::Counter(counter) => window.counters.push(counter),
+            Record::Gauge(gauge) => window.gauges.push(gauge),
+            Record::Histogram(histogram) => window.histograms.extend(histograms.added(histogram)),
+            Record::Event(event) => window.events.push(event),
+            // Profiles were made of these.
+            Record::StackSample(_) => {}
+        }
+    }
+    histograms.end_window();
 }
 
 /// When the boot-time clock was 0, in nanoseconds since 1970.

@@ -5,6 +5,7 @@
 
 mod governing;
 mod keeper;
+mod latencies;
 mod options;
 mod sampler;
 mod serve;
@@ -21,6 +22,7 @@ pub use self::options::known_collectors;
 use self::{
     governing::{Governing, Orders, ProgramTime},
     keeper::{Keeper, Measured, Shared},
+    latencies::Latencies,
     sampler::Sampler,
     who::Who,
 };
@@ -85,6 +87,7 @@ pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErro
     // Who starts is not stuck.
     health.beat();
     health.declare(STORE, Need::Required);
+    health.declare(latencies::COMPONENT, Need::Optional);
     health.declare(SAMPLER, if Sampler::wanted(&config) { Need::Required } else { Need::Optional });
     let status = Arc::new(Mutex::new(AgentStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -107,6 +110,7 @@ pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErro
         governing: Governing::new(options::policy(&config.governor), registry.clone(), shared),
         sampler: Sampler::start(&config, &registry, &who),
         is_sampler_shed: false,
+        latencies: Latencies::start(&config, &registry),
         who,
         server,
         status,
@@ -132,6 +136,7 @@ struct Agent {
     sampler: Option<Sampler>,
     /// Whether it was stopped for what it costs, or for the host's sake, and will be started again.
     is_sampler_shed: bool,
+    latencies: Latencies,
     who: Who,
     server: Server,
     status: Arc<Mutex<AgentStatus>>,
@@ -217,7 +222,10 @@ impl Agent {
             samples: Vec::new(),
             kernel_code: Default::default(),
             events: Vec::new(),
+            latencies: Vec::new(),
+            latencies_are_new: self.latencies.are_new(),
         };
+        self.latencies.drain(&self.registry, &mut measured.latencies);
         if let Some(sampler) = &mut self.sampler {
             if let Err(error) = sampler.drain(&self.registry, &self.stage) {
                 self.stage.errors.add(1);
@@ -234,11 +242,13 @@ impl Agent {
             ledger.forget_exited(boot_time_ns().saturating_sub(nanoseconds(ENDED_KEPT)));
         }
         self.keeper.keep(measured);
+        // Now and not when it was changed: nothing that was measured is lost.
+        self.latencies.reconfigure(&self.config, &self.registry);
     }
 
     fn judge(&mut self, window: &mut Span) {
         let (runs, measured) = self.sampler.as_ref().map_or((0, ProgramTime::default()), Sampler::cost);
-        let orders = self.governing.judge(runs, measured);
+        let orders = self.governing.judge(runs, measured, self.latencies.measured_ns());
         self.obey(&orders, window);
         self.report();
     }
@@ -260,14 +270,20 @@ impl Agent {
             None => (Health::Failed, "it cannot run here; the log says why, and `obs doctor` what is missing"),
         };
         self.health.set(SAMPLER, sampler, why);
+        let (latencies, reason) = self.latencies.health();
+        self.health.set(latencies::COMPONENT, latencies, reason);
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         self.governing.tell(&mut status);
-        status.collectors = Sampler::spec().into_iter().map(|spec| self.collector_status(spec, why)).collect();
+        let sampler = Sampler::spec().map(|spec| self.collector_status(spec, why));
+        status.collectors = sampler.into_iter().chain([self.latencies.status()]).collect();
         let lost = self.sampler.iter().filter_map(|sampler| sampler.session.collector.sample_counts().ok());
+        let lost = lost.flat_map(|counts| counts.lost).map(|(reason, count)| (SAMPLER, reason, count));
+        let latencies = self.latencies.losses();
+        let latencies = latencies.map(|(reason, count)| (latencies::COMPONENT, reason.clone(), count));
         status.losses = lost
-            .flat_map(|counts| counts.lost)
-            .filter(|(_, count)| *count > 0)
-            .map(|(reason, count)| Loss { source: SAMPLER.to_owned(), reason, count })
+            .chain(latencies)
+            .filter(|(.., count)| *count > 0)
+            .map(|(source, reason, count)| Loss { source: source.to_owned(), reason, count })
             .collect();
     }
 
@@ -285,6 +301,12 @@ impl Agent {
     /// Does as much as it may. Where nothing is to be sampled, all that is needed for it goes: what it keeps in the kernel and here, and
     /// the watching of processes, which on a host that starts thousands a second costs more than samples do.
     fn obey(&mut self, orders: &Orders, window: &mut Span) {
+        if self.latencies.are_to_stop(orders) && !self.keeper.is_full() {
+            self.close(window);
+            *window = Span::begin(self.config.window);
+            self.latencies.shed(&self.registry);
+        }
+        self.latencies.resume(orders, &self.config, &self.registry);
         let may_sample = !orders.is_paused && !orders.shed.contains(&Shed::Sampling);
         match &mut self.sampler {
             Some(sampler) if may_sample => {

@@ -1,11 +1,18 @@
 //! From the configuration to what each part of the agent is started with.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use crate::{
-    collect::{COLLECTORS, CollectorSpec, Settings, resources::ResourceOptions},
+    collect::{
+        COLLECTORS, CollectorSpec, Settings,
+        latency::{self, By, LATENCY_KINDS, LatencyOptions, Room},
+        resources::ResourceOptions,
+    },
     config::{
-        agent::{AgentConfig, BreakerConfig, GovernorConfig, KnownCollector, LogConfig, LogFormat, LogLevel},
+        agent::{
+            AgentConfig, BreakerConfig, GovernorConfig, KeyPart, KnownCollector, KnownKinds, LogConfig, LogFormat,
+            LogLevel, Word,
+        },
         filter::Filter,
         sampling::SamplingEvent,
     },
@@ -33,9 +40,41 @@ pub fn known_collectors() -> Vec<KnownCollector<'static>> {
         summary: spec.summary,
         samples: spec.samples,
         enabled: true,
+        kinds: (spec.name == latency::SPEC.name)
+            .then_some(KnownKinds { all: &LATENCY_NAMES, default: &LATENCY_NAMES_DEFAULT }),
     };
-    // Those that the agent runs: so far, what samples.
-    COLLECTORS.iter().filter(|spec| spec.samples).map(known).collect()
+    // Those that the agent runs: what samples, and latencies. Stacks of waits would need unwind tables of their own.
+    COLLECTORS.iter().filter(|spec| spec.samples || spec.name == latency::SPEC.name).map(known).collect()
+}
+
+/// What can be measured of latencies.
+static LATENCY_NAMES: LazyLock<Vec<&'static str>> =
+    LazyLock::new(|| LATENCY_KINDS.iter().map(|kind| kind.name).collect());
+
+/// What is measured of latencies by default: what tells most for what it costs.
+const LATENCY_NAMES_DEFAULT: [&str; 4] = ["runqueue", "block", "connect", "retransmit"];
+
+/// Histograms that are kept apart by default: of a handful of states, disks and outcomes there are not more.
+const LATENCY_KEYS: u32 = 256;
+
+/// Threads of which it is known at a time since when they wait.
+const LATENCY_STARTS: u32 = 16_384;
+
+/// What latencies are measured of, and of whom.
+pub(super) fn latencies(config: &AgentConfig) -> LatencyOptions {
+    let chosen = config.collectors.by_name.get(latency::SPEC.name).and_then(|collector| collector.kinds.as_ref());
+    let filter = settings(config, &latency::SPEC).filter;
+    let names = chosen.into_iter().flat_map(|chosen| chosen.kinds.iter().map(Word::name));
+    let by = |part| chosen.is_some_and(|chosen| chosen.by.contains(&part));
+    let by = By { cgroup: by(KeyPart::Cgroup), process: by(KeyPart::Process) };
+    let keys = if by == By::default() { LATENCY_KEYS } else { Room::default().keys };
+    LatencyOptions {
+        kinds: names.filter_map(latency::find_kind).collect(),
+        filter,
+        by,
+        system_calls: None,
+        room: Room { keys, counts: keys, starts: LATENCY_STARTS, ..Room::default() },
+    }
 }
 
 pub(super) fn level(level: LogLevel) -> Level {

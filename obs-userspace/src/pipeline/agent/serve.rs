@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use super::{keeper::Shared, options};
 use crate::{
-    collect::resources::RESOURCE_METRICS,
+    collect::{Output, latency::LATENCY_KINDS, resources::RESOURCE_METRICS},
     config::agent::{AgentConfig, HttpConfig, HttpLimits},
     export::{self, ExportError, Format},
     model::{profile::Profile, record::Record},
@@ -64,9 +64,9 @@ pub(super) fn start(config: &AgentConfig, shown: Shown) -> anyhow::Result<Server
     let sources = Sources {
         reader,
         metrics: Arc::new(move || {
-            let resources = shared.resources.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let measured = shared.measured.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let mut records: Vec<Record> = registry.snapshot();
-            records.extend(resources.iter().cloned());
+            records.extend(measured.iter().cloned());
             records
         }),
         metric_infos: metric_infos(),
@@ -97,7 +97,13 @@ fn metric_infos() -> Vec<MetricInfo> {
     let own = METRICS.iter().map(|metric| MetricInfo { name: metric.name, unit: metric.unit, help: metric.summary });
     let resources = RESOURCE_METRICS.iter();
     let resources = resources.map(|metric| MetricInfo { name: metric.name, unit: metric.unit, help: metric.summary });
-    own.chain(resources).collect()
+    let latencies = LATENCY_KINDS.iter().filter_map(|kind| match kind.output {
+        Output::Counter { name, unit } | Output::Histogram { name, unit } => {
+            Some(MetricInfo { name, unit, help: kind.summary })
+        }
+        Output::Stacks(_) => None,
+    });
+    own.chain(resources).chain(latencies).collect()
 }
 
 fn web_options(config: &HttpConfig, window: Duration) -> WebOptions {

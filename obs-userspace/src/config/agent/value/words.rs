@@ -41,6 +41,39 @@ impl Scalar for Comm {
     }
 }
 
+/// The name of something that obs has, which whoever has it knows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Word(String);
+
+impl Word {
+    /// The word.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// One that is known to be one.
+    pub(in super::super) fn known(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+impl Scalar for Word {
+    fn parse(text: &str) -> Result<Self, String> {
+        let is_word =
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if is_word { Ok(Self(text.to_owned())) } else { Err("is no word".to_owned()) }
+    }
+
+    fn text(&self) -> String {
+        self.0.clone()
+    }
+
+    fn example() -> &'static str {
+        "a word such as block"
+    }
+}
+
 /// A regular expression in the syntax of the crate `regex`; it has been compiled once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pattern(String);
@@ -155,5 +188,16 @@ pub enum LogFormat {
     /// One JSON object per line.
     Json,
 }
+
+/// What distributions are told apart by, besides what each tells apart itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyPart {
+    /// The cgroup, and so the container.
+    Cgroup,
+    /// The process.
+    Process,
+}
+
+words!(KeyPart, "cgroup or process", Cgroup = "cgroup", Process = "process");
 
 words!(LogFormat, "auto, human or json", Auto = "auto", Human = "human", Json = "json");
