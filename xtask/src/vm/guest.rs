@@ -1,7 +1,7 @@
 //! One run of qemu: from power-on to power-off, or to the time limit.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,6 +65,8 @@ pub(super) enum End {
 /// What to boot.
 #[derive(Debug)]
 pub(super) struct Guest<'a> {
+    /// What people call it.
+    pub(super) name: &'a str,
     /// The kernel.
     pub(super) image: &'a Path,
     /// Its first file system.
@@ -72,7 +74,7 @@ pub(super) struct Guest<'a> {
     /// How to run it.
     pub(super) accelerator: Accelerator,
     /// Where all that appears on the serial console is kept.
-    pub(super) log: &'a Path,
+    pub(super) log: PathBuf,
 }
 
 impl Guest<'_> {
@@ -81,7 +83,7 @@ impl Guest<'_> {
     /// # Errors
     /// When qemu cannot be started. A guest that fails is not an error here: see the log.
     pub(super) fn run(&self, limit: Duration) -> Result<End> {
-        let log = File::create(self.log).with_context(|| format!("cannot create {}", self.log.display()))?;
+        let log = File::create(&self.log).with_context(|| format!("cannot create {}", self.log.display()))?;
         let errors = log.try_clone().with_context(|| format!("cannot write {}", self.log.display()))?;
         // Through setpriv, so that the guest does not outlive this process, however that ends.
         let mut command = Command::new("setpriv");

@@ -9,6 +9,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -43,7 +44,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     accel: Choice,
     /// How many seconds a guest may take before it counts as hung
-    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
     time_limit: u64,
     /// Arguments for the scenario tests, such as a part of a test's name
     #[arg(last = true)]
@@ -76,14 +77,22 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     let archive = cache.join("initrd.gz");
     initramfs::write(&payload(&cache)?, &steps, &archive)?;
 
-    let mut reports = Vec::new();
+    let mut guests = Vec::new();
     for (series, kernel) in wanted.iter().zip(&kernels) {
         let accelerator = accelerator(arguments.accel, kernel, &cache)?;
         let log = cache.join(format!("serial-{}.log", series.name()));
-        println!("\n=== {} under {}; serial console: {}", kernel.package, accelerator.name(), log.display());
-        let guest = Guest { image: &kernel.image, archive: &archive, accelerator, log: &log };
-        reports.push((*series, boot(&guest, Duration::from_secs(arguments.time_limit))?));
+        println!("=== {} under {}; serial console: {}", kernel.package, accelerator.name(), log.display());
+        guests.push(Guest { name: series.name(), image: &kernel.image, archive: &archive, accelerator, log });
     }
+    let limit = Duration::from_secs(arguments.time_limit);
+    // Side by side: each keeps little more than one CPU busy.
+    let booted = thread::scope(|scope| {
+        let threads: Vec<_> = guests.iter().map(|guest| scope.spawn(|| boot(guest, limit))).collect();
+        let joined =
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a guest's thread panicked")));
+        joined.collect::<Result<Vec<Report>>>()
+    })?;
+    let reports: Vec<(Series, Report)> = wanted.into_iter().zip(booted).collect();
     Ok(conclude(&reports, &steps, &VerifierCosts::read()?))
 }
 
@@ -93,15 +102,16 @@ fn boot(guest: &Guest<'_>, limit: Duration) -> Result<Report> {
     loop {
         let begin = Instant::now();
         let end = guest.run(limit)?;
-        let serial = String::from_utf8_lossy(&host::read(guest.log)?).into_owned();
+        let serial = String::from_utf8_lossy(&host::read(&guest.log)?).into_owned();
         let report = Report::read(&serial, end);
         let seconds = begin.elapsed().as_secs();
         if attempt == BOOTS_MAX || report.is_complete() || !guest.accelerator.is_to_blame(&serial) {
-            println!("Powered off after {seconds} s.");
+            println!("{} powered off after {seconds} s.", guest.name);
             return Ok(report);
         }
         println!(
-            "After {seconds} s the emulator let the kernel run into a breakpoint that was no longer there: once more."
+            "After {seconds} s the emulator let {} run into a breakpoint that was no longer there: once more.",
+            guest.name
         );
         attempt += 1;
     }
@@ -174,9 +184,10 @@ fn accelerator(choice: Choice, kernel: &Kernel, cache: &Path) -> Result<Accelera
     };
     initramfs::write(&payload, &[], &archive)?;
     let log = cache.join("serial-kvm-trial.log");
-    let guest = Guest { image: &kernel.image, archive: &archive, accelerator: Accelerator::Kvm, log: &log };
+    let accelerator = Accelerator::Kvm;
+    let guest = Guest { name: "a trial", image: &kernel.image, archive: &archive, accelerator, log };
     let end = guest.run(KVM_TRIAL_LIMIT)?;
-    let report = Report::read(&String::from_utf8_lossy(&host::read(&log)?), end);
+    let report = Report::read(&String::from_utf8_lossy(&host::read(&guest.log)?), end);
     if report.is_complete() {
         return Ok(Accelerator::Kvm);
     }
