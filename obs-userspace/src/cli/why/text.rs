@@ -85,6 +85,8 @@ fn on_cpu_ns(breakdown: &Breakdown) -> u64 {
 /// One line of the table, which adds up.
 fn line(breakdown: &Breakdown, phrase: &str, ns: i64, out: &mut dyn Write) -> io::Result<()> {
     let share = 100.0 * ns as f64 / breakdown.thread_time_ns as f64;
+    // Less than nothing by less than is shown is nothing.
+    let share = if share.abs() < 0.05 { 0.0 } else { share };
     let sign = if ns < 0 { "-" } else { "" };
     writeln!(out, "  {phrase:<22} {share:>6.1} %  {:>10}", format!("{sign}{}", seconds(ns.unsigned_abs())))
 }
