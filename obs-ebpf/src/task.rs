@@ -134,8 +134,8 @@ impl Task {
         self.field(&OFFSET_TASK_PID)
     }
 
-    /// How long it has run in its life by the scheduler's own account, in nanoseconds. While it runs the account lags behind, by a
-    /// tick at most.
+    /// How long it has run in its life by the scheduler's own account, in nanoseconds, which is up to date at a switch. While it runs
+    /// the account lags behind, mostly by less than a tick.
     #[inline(always)]
     #[must_use]
     pub fn run_time_ns(self) -> u64 {

@@ -63,6 +63,14 @@ pub fn begin(task: Task) {
     if tid == 0 {
         return;
     }
+    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
+    unsafe {
+        // Of a thread that left this CPU unseen.
+        if (*finished).tid != 0 && (*finished).tid != tid {
+            count(finished, GONE_STACK);
+            (*finished).tid = 0;
+        }
+    }
     if let Some(wait) = WAITS.get_ptr_mut(tid) {
         end_unseen(task, wait);
     }
@@ -226,7 +234,11 @@ pub fn end(task: Task) {
     // SAFETY: the value stays valid while the program runs.
     let this = unsafe { *wait };
     let Wait { since_ns, user_stack, cgroup_id, waker, state, .. } = this;
-    if since_ns == 0 || state == WaitState::Running as u32 {
+    if since_ns != 0 && state == WaitState::Running as u32 {
+        begin_unseen(task, wait);
+        return;
+    }
+    if since_ns == 0 {
         return;
     }
     let now_ns = now_ns();
@@ -271,12 +283,13 @@ pub fn end(task: Task) {
 }
 
 /// Ends the wait of a thread that has run since and that nobody saw begin to: some hosts' kernels run no program while certain
-/// threads run, not even for the switch to the next one. When that was follows from how long it has run. The stack of then is gone.
+/// threads run, not even for the switch to the next one. When that was follows from how long it has run; what interrupts and a
+/// hypervisor took meanwhile is not in that account, and so part of the wait. The stack of then is gone.
 #[inline(always)]
 fn end_unseen(task: Task, wait: *mut Wait) {
     // SAFETY: the value of a map stays valid while the program runs.
     let this = unsafe { *wait };
-    let Wait { since_ns, run_time_ns, user_stack, cgroup_id, state, .. } = this;
+    let Wait { since_ns, run_time_ns, user_stack, cgroup_id, state, waker, .. } = this;
     if since_ns == 0 || state == WaitState::Running as u32 {
         return;
     }
@@ -284,14 +297,14 @@ fn end_unseen(task: Task, wait: *mut Wait) {
     let ran_ns = task.run_time_ns().saturating_sub(run_time_ns);
     let began_ns = now_ns.saturating_sub(ran_ns.min(now_ns.saturating_sub(since_ns)));
     let (blocked_ns, queued_ns) = parts_ns(&this, began_ns);
-    let mut key = key_without_stacks(task, cgroup_id);
-    let mut flags = WAIT_IS_SHORT;
-    if !is_short(blocked_ns, queued_ns) {
-        flags = 0;
+    if is_short(blocked_ns, queued_ns) {
+        add_short(task, wait, ShortWaits { blocked_ns, queued_ns, state, count: 1 });
+    } else {
+        let mut key = key_without_stacks(task, cgroup_id);
         key.user_stack = if user_stack == NO_STACK { GONE_STACK } else { user_stack };
+        key.waker = waker;
+        count_parts(&mut key, state, blocked_ns, queued_ns);
     }
-    count_part(&mut key, state | flags, blocked_ns);
-    count_part(&mut key, WaitState::RunQueue as u32 | flags, queued_ns);
     // SAFETY: as above.
     unsafe {
         (*wait).since_ns = 0;
@@ -300,6 +313,21 @@ fn end_unseen(task: Task, wait: *mut Wait) {
             (*wait).since_ns = began_ns;
             (*wait).state = WaitState::Running as u32;
         }
+    }
+}
+
+/// Counts for how long a thread has run that ceased to unseen, and now runs again. What it waited for in between is not known.
+#[inline(always)]
+fn begin_unseen(task: Task, wait: *mut Wait) {
+    // SAFETY: the value of a map stays valid while the program runs.
+    let Wait { since_ns, run_time_ns, cgroup_id, .. } = unsafe { *wait };
+    let (now_ns, now_run_time_ns) = (now_ns(), task.run_time_ns());
+    let ran_ns = now_run_time_ns.saturating_sub(run_time_ns).min(now_ns.saturating_sub(since_ns));
+    count_part(&mut key_without_stacks(task, cgroup_id), WaitState::Running as u32, ran_ns);
+    // SAFETY: as above.
+    unsafe {
+        (*wait).since_ns = now_ns;
+        (*wait).run_time_ns = now_run_time_ns;
     }
 }
 
@@ -476,15 +504,21 @@ unsafe fn count(finished: *const FinishedWait, user_stack: u64) {
         reserved: 0,
         comm,
     };
-    count_part(&mut key, state, blocked_ns);
+    count_parts(&mut key, state, blocked_ns, queued_ns);
+}
+
+/// Counts both parts of a wait that was long.
+#[inline(always)]
+fn count_parts(key: &mut StackKey, state: u32, blocked_ns: u64, queued_ns: u64) {
+    count_part(key, state, blocked_ns);
     key.waker = NO_WAKER;
     // A pause for a CPU that is short gives no reason to look at the stack before it.
     if queued_ns < WAIT_THRESHOLD_NS.load() {
         key.user_stack = NO_STACK;
         key.kernel_stack = NO_STACK;
-        count_part(&mut key, WaitState::RunQueue as u32 | WAIT_IS_SHORT, queued_ns);
+        count_part(key, WaitState::RunQueue as u32 | WAIT_IS_SHORT, queued_ns);
     } else {
-        count_part(&mut key, WaitState::RunQueue as u32, queued_ns);
+        count_part(key, WaitState::RunQueue as u32, queued_ns);
     }
 }
 

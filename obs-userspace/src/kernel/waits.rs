@@ -34,7 +34,8 @@ pub struct UnfinishedWaits {
 pub struct Ends {
     /// What threads do that is not over.
     pub waits: Vec<UnfinishedWait>,
-    /// When threads were seen last whose own end nobody saw, in nanoseconds of the boot-time clock: the sum, modulo 2^64.
+    /// Until when the time of threads was counted whose own end nobody saw, in nanoseconds of the boot-time clock: the sum, modulo
+    /// 2^64. It means something where running counts too.
     pub last_seen_ns: u64,
 }
 
@@ -64,9 +65,14 @@ impl UnfinishedWaits {
         let finished = finished.map_err(|error| KernelError::Map { map: FINISHED, why: error.to_string() })?;
         waits.extend(finished.iter().map(|finished| finished.0).filter(|finished| finished.tid != 0).map(unfinished));
         // The iterator has removed those of all threads that there are.
-        let gone = self.waits.iter().filter_map(Result::ok).map(|(_, wait)| wait.0.since_ns);
+        let gone = self.waits.iter().filter_map(Result::ok).map(|(_, wait)| last_counted_ns(&wait.0));
         Ok(Ends { waits, last_seen_ns: gone.fold(0, u64::wrapping_add) })
     }
+}
+
+/// Until when a thread's time was counted that is gone: short waits of its were still to be.
+fn last_counted_ns(wait: &Wait) -> u64 {
+    wait.since_ns.wrapping_sub(wait.short.blocked_ns).wrapping_sub(wait.short.queued_ns)
 }
 
 /// A wait that is over, of which the user stack was still to be taken.

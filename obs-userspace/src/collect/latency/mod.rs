@@ -9,7 +9,8 @@ mod sums;
 pub mod system_calls;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -44,7 +45,7 @@ use crate::{
     },
     model::{
         profile::ValueType,
-        record::{Counter, Record},
+        record::{Counter, Label, Record},
         stack::Stack,
         summary::SampleCounts,
     },
@@ -141,13 +142,28 @@ pub struct LatencyLosses {
 }
 
 /// What was counted under a key.
+#[derive(Clone)]
 enum Value {
     Durations(Box<Sums>),
     Events { last: u64, count: u64 },
 }
 
+impl Value {
+    /// Adds what was counted under another key of the same source.
+    fn merge(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Durations(sums), Self::Durations(others)) => sums.merge(others),
+            (Self::Events { count, .. }, Self::Events { count: others, .. }) => *count += others,
+            // A source has one or the other.
+            (Self::Durations(_), Self::Events { .. }) | (Self::Events { .. }, Self::Durations(_)) => {}
+        }
+    }
+}
+
 struct Series {
     value: Value,
+    /// What it is called, once something was counted. A name that is gone later, or another's then, changes nothing.
+    labels: Option<Vec<Label>>,
     /// When something was counted last.
     changed: Instant,
     /// Whether the kernel still has the key.
@@ -162,6 +178,9 @@ pub struct Latency {
     by: By,
     room: Room,
     series: BTreeMap<LatencyKey, Series>,
+    /// What was counted under keys that are gone, by source and labels, where another key has the same ones: a cgroup that was made
+    /// again, say. What is told of labels only grows.
+    retired: BTreeMap<(u32, Vec<Label>), Value>,
     labels: Labels,
     /// Never readable: nothing that is measured needs anybody at once.
     wake: OwnedFd,
@@ -213,8 +232,8 @@ impl Latency {
                 attach(&mut object, *hook, &types)?;
             }
         }
-        let (series, labels) = (BTreeMap::new(), Labels::default());
-        Ok(Self { object, maps, counters, by: *by, room: *room, series, labels, wake })
+        let (series, retired, labels) = (BTreeMap::new(), BTreeMap::new(), Labels::default());
+        Ok(Self { object, maps, counters, by: *by, room: *room, series, retired, labels, wake })
     }
 
     /// Takes what was counted since the last call.
@@ -270,7 +289,26 @@ impl Latency {
             }
         }
         // What the kernel has no more is told once more, and then forgotten: a sum that begins again is a new one.
-        series.retain(|_, series| series.is_kept || now.duration_since(series.changed) < 2 * IDLE);
+        let is_told = |series: &Series| series.is_kept || now.duration_since(series.changed) < 2 * IDLE;
+        let gone: Vec<LatencyKey> = series.iter().filter(|(_, series)| !is_told(series)).map(|(key, _)| *key).collect();
+        for key in gone {
+            if let Some(series) = self.series.remove(&key) {
+                self.retire(key.source, series);
+            }
+        }
+    }
+
+    /// Keeps what was counted under a key that is gone as long as another one has the same labels.
+    fn retire(&mut self, source: u32, gone: Series) {
+        let Series { value, labels: Some(labels), .. } = gone else { return };
+        let mut others = self.series.iter().filter(|(key, _)| key.source == source).map(|(_, series)| &series.labels);
+        let has_other = others.any(|other| other.as_ref() == Some(&labels));
+        match self.retired.entry((source, labels)) {
+            Entry::Occupied(retired) if !has_other => drop(retired.remove()),
+            Entry::Occupied(mut retired) => retired.get_mut().merge(&value),
+            Entry::Vacant(place) if has_other => drop(place.insert(value)),
+            Entry::Vacant(_) => {}
+        }
     }
 
     /// What is missing.
@@ -304,14 +342,28 @@ impl Latency {
     /// Hands on the sums since the start, one record for each key under which something was counted.
     pub fn records(&mut self, records: &mut Vec<Record>) {
         self.labels.refresh();
-        for (key, series) in self.series.iter().filter(|(_, series)| series.count() > 0) {
-            let Some(kind) = kind_of(key.source) else { continue };
-            let labels = self.labels.of(kind, key, self.by);
-            records.push(match &series.value {
-                Value::Durations(sums) => Record::Histogram(sums.histogram(kind.metric(), labels)),
+        // Keys may have the same labels: of cgroups of one path, of processes of one name and number.
+        let mut told: BTreeMap<(u32, &[Label]), Cow<'_, Value>> = BTreeMap::new();
+        let Self { series, retired, labels, by, .. } = self;
+        for (key, series) in series.iter_mut().filter(|(_, series)| series.count() > 0 && series.labels.is_none()) {
+            series.labels = kind_of(key.source).map(|kind| labels.of(kind, key, *by));
+        }
+        let current = series.iter().filter(|(_, series)| series.count() > 0);
+        let current = current.filter_map(|(key, series)| Some((key.source, series.labels.as_deref()?, &series.value)));
+        let retired = retired.iter().map(|((source, labels), value)| (*source, labels.as_slice(), value));
+        for (source, labels, value) in current.chain(retired) {
+            match told.entry((source, labels)) {
+                Entry::Occupied(mut told) => told.get_mut().to_mut().merge(value),
+                Entry::Vacant(place) => drop(place.insert(Cow::Borrowed(value))),
+            }
+        }
+        for ((source, labels), value) in told {
+            let Some(kind) = kind_of(source) else { continue };
+            records.push(match &*value {
+                Value::Durations(sums) => Record::Histogram(sums.histogram(kind.metric(), labels.to_vec())),
                 // Whole numbers are exact up to 2^53.
                 Value::Events { count, .. } => {
-                    Record::Counter(Counter { name: kind.metric(), labels, value: *count as f64 })
+                    Record::Counter(Counter { name: kind.metric(), labels: labels.to_vec(), value: *count as f64 })
                 }
             });
         }
@@ -320,7 +372,7 @@ impl Latency {
 
 impl Series {
     fn new(value: Value, now: Instant) -> Self {
-        Self { value, changed: now, is_kept: true }
+        Self { value, labels: None, changed: now, is_kept: true }
     }
 
     fn take_histogram(&mut self, now_counted: &LatencyHistogram, now: Instant) {

@@ -42,6 +42,15 @@ impl Sums {
         events > 0
     }
 
+    /// Adds what was counted elsewhere.
+    pub(super) fn merge(&mut self, other: &Self) {
+        let Self { last: _, sum_ns, zero_count, over_count, buckets } = self;
+        *sum_ns = sum_ns.wrapping_add(other.sum_ns);
+        *zero_count += other.zero_count;
+        *over_count += other.over_count;
+        buckets.iter_mut().zip(&other.buckets).for_each(|(bucket, more)| *bucket += more);
+    }
+
     /// What comes next begins from zero again: the kernel's key was removed.
     pub(super) fn begin_again(&mut self) {
         self.last = LatencyHistogram::EMPTY;
@@ -119,6 +128,22 @@ mod tests {
                 assert!(seconds > upper_bound(bucket - 1) * (1.0 - 1e-15), "{ns} ns in bucket {bucket}");
             }
         }
+    }
+
+    #[test]
+    fn two_keys_are_added_up() {
+        let sums = |slot: usize, count, sum_ns, zero_count| {
+            let mut now = LatencyHistogram { sum_ns, zero_count, ..LatencyHistogram::EMPTY };
+            now.slots[slot] = count;
+            let mut sums = Sums::default();
+            sums.add(&now);
+            sums
+        };
+        let mut both = sums(10, 3, 1_000_000_000, 1);
+        both.merge(&sums(12, 4, 2_000_000_000, 0));
+        let histogram = both.histogram("h", Vec::new());
+        assert_eq!((histogram.first_bucket, histogram.buckets), (-229, vec![3, 0, 4]));
+        assert_eq!((histogram.zero_count, histogram.sum, both.count()), (1, 3.0, 8));
     }
 
     #[test]

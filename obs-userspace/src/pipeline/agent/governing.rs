@@ -64,10 +64,10 @@ impl Governing {
     }
 
     /// Judges. `runs` is how often the programs that sample ran so far, and `measured` what the kernel counted of them while it was
-    /// asked to; `latencies_ns` the same of those that measure latencies, if there are any.
-    pub(super) fn judge(&mut self, runs: u64, measured: ProgramTime, latencies_ns: Option<u64>) -> Orders {
+    /// asked to; `latencies` the same of those that measure latencies, if there are any.
+    pub(super) fn judge(&mut self, runs: u64, measured: ProgramTime, latencies: Option<ProgramsTime>) -> Orders {
         let runs_before = self.bpf.runs;
-        let (user, bpf) = (cost::cpu_time(), self.bpf.look(Instant::now(), runs, measured, latencies_ns));
+        let (user, bpf) = (cost::cpu_time(), self.bpf.look(Instant::now(), runs, measured, latencies));
         let shares = self.meter.look(Instant::now(), user, bpf, self.cpus);
         let host::HostDistress { load_per_core, memory_pressure, memory_available } = host::read();
         self.usage = Usage {
@@ -146,6 +146,14 @@ pub(super) struct ProgramTime {
     pub(super) nanoseconds: u64,
 }
 
+/// The same of programs that do not count their runs, and which ones they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgramsTime {
+    /// Another one for other programs.
+    pub(super) generation: u64,
+    pub(super) nanoseconds: u64,
+}
+
 /// CPU time of the BPF programs. The kernel measures it now and then. For those that sample, which count their runs themselves, a run's
 /// time is multiplied by their number; those that measure latencies are taken to cost as much in between as while they were measured.
 #[derive(Default)]
@@ -155,9 +163,9 @@ struct BpfCost {
     measured: ProgramTime,
     nanoseconds_a_run: Option<f64>,
     runs: u64,
-    /// What latencies had cost when the kernel began to measure.
-    latencies_ns: Option<u64>,
-    /// What they cost, in nanoseconds a second.
+    /// What latencies had cost at the last look.
+    latencies: Option<ProgramsTime>,
+    /// What they cost, in nanoseconds a second; `None` while that is not known.
     latencies_rate: Option<f64>,
     looked: Option<Instant>,
     total: f64,
@@ -165,14 +173,25 @@ struct BpfCost {
 
 impl BpfCost {
     /// The time so far; `None` while nothing was measured yet.
-    fn look(&mut self, now: Instant, runs: u64, measured: ProgramTime, latencies_ns: Option<u64>) -> Option<Duration> {
+    fn look(
+        &mut self,
+        now: Instant,
+        runs: u64,
+        measured: ProgramTime,
+        latencies: Option<ProgramsTime>,
+    ) -> Option<Duration> {
         let seconds = self.looked.map_or(0.0, |looked| now.duration_since(looked).as_secs_f64());
         self.looked = Some(now);
+        let before = std::mem::replace(&mut self.latencies, latencies);
+        let both = before.zip(latencies).filter(|(before, now)| before.generation == now.generation);
+        if both.is_none() {
+            self.latencies_rate = None;
+        }
         if self.stats.take().is_some() {
-            if let (Some(before), Some(after)) = (self.latencies_ns, latencies_ns)
+            if let Some((before, now)) = both
                 && seconds > 0.0
             {
-                self.latencies_rate = Some(after.saturating_sub(before) as f64 / seconds);
+                self.latencies_rate = Some(now.nanoseconds.saturating_sub(before.nanoseconds) as f64 / seconds);
             }
             // The programs may be others by now, which began to count anew.
             let runs = measured.runs.saturating_sub(self.measured.runs);
@@ -181,19 +200,15 @@ impl BpfCost {
                 self.nanoseconds_a_run = Some(nanoseconds as f64 / runs as f64);
             }
         }
-        if self.judgements.is_multiple_of(MEASURED_EVERY) {
+        let is_unknown = latencies.is_some() && self.latencies_rate.is_none();
+        if is_unknown || self.judgements.is_multiple_of(MEASURED_EVERY) {
             self.measured = measured;
-            self.latencies_ns = latencies_ns;
             // A kernel that cannot is before 5.8, which is not supported; without the right nothing else works either.
             self.stats = RunTimeStats::enable().ok();
         }
         self.judgements = self.judgements.wrapping_add(1);
         let new_runs = new_runs(self.runs, runs);
         self.runs = runs;
-        if latencies_ns.is_none() {
-            // They are not loaded, and will be others when they are.
-            (self.latencies_ns, self.latencies_rate) = (None, None);
-        }
         self.total += self.latencies_rate.unwrap_or(0.0) * seconds;
         self.total += self.nanoseconds_a_run.unwrap_or(0.0) * new_runs as f64;
         let is_known = self.nanoseconds_a_run.is_some() || self.latencies_rate.is_some();

@@ -47,8 +47,8 @@ pub(super) struct Measured {
     pub(super) kernel_code: KernelCode,
     /// What happened.
     pub(super) events: Vec<Event>,
-    /// Sums of latencies since they began to be measured.
-    pub(super) latencies: Vec<Record>,
+    /// Sums of latencies since they began to be measured; `None` if they could not be read, and will be with the next window.
+    pub(super) latencies: Option<Vec<Record>>,
     /// Whether they began anew with this window.
     pub(super) latencies_are_new: bool,
 }
@@ -108,6 +108,7 @@ impl Keeper {
             who,
             histograms: WindowHistograms::default(),
             latencies: WindowHistograms::default(),
+            latencies_told: Vec::new(),
         };
         let waiting = Arc::new(AtomicUsize::new(0));
         let taken = Arc::clone(&waiting);
@@ -235,6 +236,8 @@ struct Work {
     who: Who,
     histograms: WindowHistograms,
     latencies: WindowHistograms,
+    /// Latencies as they were read last.
+    latencies_told: Vec<Record>,
 }
 
 impl Work {
@@ -299,9 +302,12 @@ impl Work {
         if latencies_are_new {
             self.latencies = WindowHistograms::default();
         }
-        put(&mut window, &mut self.latencies, latencies.iter().cloned());
+        if let Some(latencies) = latencies {
+            put(&mut window, &mut self.latencies, latencies.iter().cloned());
+            self.latencies_told = latencies;
+        }
         put(&mut window, &mut self.histograms, records.iter().cloned().chain(self.registry.snapshot()));
-        records.extend(latencies);
+        records.extend(self.latencies_told.iter().cloned());
         let appended = self.store.append(&window);
         *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
             appended.as_ref().err().map(ToString::to_string);

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{governing::Orders, options};
+use super::{
+    governing::{Orders, ProgramsTime},
+    options,
+};
 use crate::{
     collect::{
         Collector as _, CollectorSpec,
@@ -35,6 +38,8 @@ pub(super) const COMPONENT: &str = "collector.latency";
 /// Latencies at work, or why not.
 pub(super) struct Latencies {
     state: State,
+    /// How often it began: what is summed up is so since then.
+    generation: u64,
     /// Whether nothing was handed on since it began.
     are_new: bool,
     /// What was asked for when it was started last.
@@ -45,6 +50,8 @@ pub(super) struct Latencies {
 
 enum State {
     Running(Box<Latency>),
+    /// It is to be shed, and measures no more; what it measured is still to be handed on.
+    Stopping(Box<Latency>),
     /// For what it costs, or for the host's sake; it will be started again.
     Shed,
     /// This kernel does not let it run; the log says why.
@@ -56,7 +63,8 @@ enum State {
 impl Latencies {
     /// Starts to measure what the configuration asks for.
     pub(super) fn start(config: &AgentConfig, registry: &Registry) -> Self {
-        let mut latencies = Self { state: State::Off, are_new: true, config: None, lost: BTreeMap::new() };
+        let lost = BTreeMap::new();
+        let mut latencies = Self { state: State::Off, generation: 0, are_new: true, config: None, lost };
         latencies.begin(config, registry);
         latencies
     }
@@ -65,6 +73,7 @@ impl Latencies {
         self.config = config.collectors.by_name.get(SPEC.name).cloned();
         self.lost.clear();
         self.are_new = true;
+        self.generation += 1;
         self.state = if !self.is_wanted() {
             State::Off
         } else {
@@ -92,15 +101,26 @@ impl Latencies {
         registry.gauge(&COLLECTOR_RUNNING, &[SPEC.name]).set_bool(matches!(self.state, State::Running(_)));
     }
 
-    /// Whether it runs and must not any more.
-    pub(super) fn are_to_stop(&self, orders: &Orders) -> bool {
-        matches!(self.state, State::Running(_)) && !may_run(orders)
+    /// Measures nothing from now on if it must not. Whether there is something that is to be drained, and then to be shed.
+    pub(super) fn stop(&mut self, orders: &Orders) -> bool {
+        self.state = match std::mem::replace(&mut self.state, State::Off) {
+            State::Running(mut latency) if !may_run(orders) => {
+                if let Err(error) = latency.stop() {
+                    tracing::warn!(collector = SPEC.name, %error, "a collector did not stop well");
+                }
+                State::Stopping(latency)
+            }
+            state => state,
+        };
+        matches!(self.state, State::Stopping(_))
     }
 
-    /// Stops until it is resumed. What was measured is to be drained before.
+    /// Frees what is left of it, until it is resumed.
     pub(super) fn shed(&mut self, registry: &Registry) {
-        self.state = State::Shed;
-        self.publish(registry);
+        if matches!(self.state, State::Stopping(_)) {
+            self.state = State::Shed;
+            self.publish(registry);
+        }
     }
 
     /// Measures again if it may.
@@ -116,28 +136,30 @@ impl Latencies {
     }
 
     /// Measures something else if the configuration says so. What was measured is to be drained before.
-    pub(super) fn reconfigure(&mut self, config: &AgentConfig, registry: &Registry) {
-        if config.collectors.by_name.get(SPEC.name) == self.config.as_ref() {
+    pub(super) fn reconfigure(&mut self, orders: &Orders, config: &AgentConfig, registry: &Registry) {
+        let wanted = config.collectors.by_name.get(SPEC.name);
+        if wanted == self.config.as_ref() {
             return;
         }
-        if matches!(self.state, State::Shed) {
-            // The governor starts it.
-            self.config = config.collectors.by_name.get(SPEC.name).cloned();
-            if !self.is_wanted() {
-                self.state = State::Off;
-            }
-        } else {
-            // Its maps have to go before there are others.
-            self.state = State::Off;
+        // Its maps have to go before there are others.
+        self.state = State::Off;
+        if may_run(orders) {
             self.begin(config, registry);
+            return;
         }
+        self.config = wanted.cloned();
+        if self.is_wanted() {
+            // The governor says when.
+            self.state = State::Shed;
+        }
+        self.publish(registry);
     }
 
-    /// Hands on the sums since the collector began, at the end of a window.
-    pub(super) fn drain(&mut self, registry: &Registry, records: &mut Vec<Record>) {
-        let State::Running(latency) = &mut self.state else { return };
-        self.are_new = false;
-        let drained = latency.drain(records).and_then(|()| latency.sample_counts());
+    /// The sums since the collector began, at the end of a window; `None` if they cannot be read.
+    pub(super) fn drain(&mut self, registry: &Registry) -> Option<Vec<Record>> {
+        let mut records = Vec::new();
+        let (State::Running(latency) | State::Stopping(latency)) = &mut self.state else { return Some(records) };
+        let drained = latency.drain(&mut records).and_then(|()| latency.sample_counts());
         match drained {
             Ok(SampleCounts { lost, .. }) => {
                 for (reason, count) in lost {
@@ -145,16 +167,22 @@ impl Latencies {
                     let before = self.lost.insert(reason, count).unwrap_or(0);
                     counter.add(count.saturating_sub(before));
                 }
+                self.are_new = false;
+                Some(records)
             }
-            // The kernel still has what it counted: nothing is lost.
-            Err(error) => tracing::warn!(collector = SPEC.name, %error, "latencies cannot be read"),
+            Err(error) => {
+                // The kernel still has what it counted: nothing is lost.
+                tracing::warn!(collector = SPEC.name, %error, "latencies cannot be read");
+                None
+            }
         }
     }
 
-    /// CPU time of its programs, as far as the kernel measured it, in nanoseconds; `None` while none is loaded.
-    pub(super) fn measured_ns(&self) -> Option<u64> {
+    /// CPU time of its programs, as far as the kernel measured it; `None` while none is loaded.
+    pub(super) fn measured(&self) -> Option<ProgramsTime> {
         let State::Running(latency) = &self.state else { return None };
-        Some(latency.program_stats().iter().map(|program| program.run_time_ns).sum())
+        let nanoseconds = latency.program_stats().iter().map(|program| program.run_time_ns).sum();
+        Some(ProgramsTime { generation: self.generation, nanoseconds })
     }
 
     /// What was lost since it began, by reason.
@@ -166,7 +194,7 @@ impl Latencies {
     pub(super) fn health(&self) -> (Health, &'static str) {
         match self.state {
             State::Running(_) => (Health::Healthy, ""),
-            State::Shed => {
+            State::Shed | State::Stopping(_) => {
                 (Health::Degraded, "no latencies are measured: obs costs too much, or the host is in distress")
             }
             State::Failed => (Health::Failed, "it cannot run here; the log says why"),

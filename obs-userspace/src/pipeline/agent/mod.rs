@@ -222,10 +222,9 @@ impl Agent {
             samples: Vec::new(),
             kernel_code: Default::default(),
             events: Vec::new(),
-            latencies: Vec::new(),
             latencies_are_new: self.latencies.are_new(),
+            latencies: self.latencies.drain(&self.registry),
         };
-        self.latencies.drain(&self.registry, &mut measured.latencies);
         if let Some(sampler) = &mut self.sampler {
             if let Err(error) = sampler.drain(&self.registry, &self.stage) {
                 self.stage.errors.add(1);
@@ -243,12 +242,12 @@ impl Agent {
         }
         self.keeper.keep(measured);
         // Now and not when it was changed: nothing that was measured is lost.
-        self.latencies.reconfigure(&self.config, &self.registry);
+        self.latencies.reconfigure(&self.governing.orders(), &self.config, &self.registry);
     }
 
     fn judge(&mut self, window: &mut Span) {
         let (runs, measured) = self.sampler.as_ref().map_or((0, ProgramTime::default()), Sampler::cost);
-        let orders = self.governing.judge(runs, measured, self.latencies.measured_ns());
+        let orders = self.governing.judge(runs, measured, self.latencies.measured());
         self.obey(&orders, window);
         self.report();
     }
@@ -301,28 +300,29 @@ impl Agent {
     /// Does as much as it may. Where nothing is to be sampled, all that is needed for it goes: what it keeps in the kernel and here, and
     /// the watching of processes, which on a host that starts thousands a second costs more than samples do.
     fn obey(&mut self, orders: &Orders, window: &mut Span) {
-        if self.latencies.are_to_stop(orders) && !self.keeper.is_full() {
+        let may_sample = !orders.is_paused && !orders.shed.contains(&Shed::Sampling);
+        let latencies_stop = self.latencies.stop(orders);
+        let mut sampler_stops = false;
+        if let Some(sampler) = self.sampler.as_mut().filter(|_| !may_sample) {
+            self.is_sampler_shed = true;
+            sampler.pause();
+            sampler_stops = true;
+        }
+        // What they measured so far has to be handed on first; if there is no room for it now, there is at a later judgement.
+        if (latencies_stop || sampler_stops) && !self.keeper.is_full() {
             self.close(window);
             *window = Span::begin(self.config.window);
             self.latencies.shed(&self.registry);
+            if sampler_stops {
+                self.sampler = None;
+            }
+            heap::give_back();
         }
         self.latencies.resume(orders, &self.config, &self.registry);
-        let may_sample = !orders.is_paused && !orders.shed.contains(&Shed::Sampling);
         match &mut self.sampler {
             Some(sampler) if may_sample => {
                 self.is_sampler_shed = false;
                 sampler.obey(orders);
-            }
-            Some(sampler) => {
-                self.is_sampler_shed = true;
-                sampler.pause();
-                // What it measured so far has to be handed on first; if there is no room for it now, there is at a later judgement.
-                if !self.keeper.is_full() {
-                    self.close(window);
-                    *window = Span::begin(self.config.window);
-                    self.sampler = None;
-                    heap::give_back();
-                }
             }
             None if may_sample && self.is_sampler_shed => {
                 self.is_sampler_shed = false;
@@ -331,7 +331,8 @@ impl Agent {
                     sampler.obey(orders);
                 }
             }
-            None => {}
+            // It is to stop as soon as there is room for its window; or nobody wants it.
+            Some(_) | None => {}
         }
         if let Some(spec) = Sampler::spec() {
             let is_running = self.sampler.as_ref().is_some_and(|sampler| sampler.frequency.is_some());
