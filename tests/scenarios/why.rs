@@ -1,10 +1,12 @@
 //! `obs why`: that the parts are the true ones, and add up.
 
+use std::{fs, time::Duration};
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    harness::{Context, Need, Scenario},
+    harness::{Cgroup, Context, Need, Scenario},
     stats::taken_seconds,
 };
 
@@ -23,6 +25,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "why::two_busy_threads_on_one_cpu",
         needs: &[Need::Root, Need::RealCpu, Need::Tool("taskset"), Need::Workload("busy")],
         run: shared_cpu,
+    },
+    Scenario {
+        name: "why::a_program_with_a_quota_of_cpu_time",
+        needs: &[
+            Need::Root,
+            Need::RealCpu,
+            Need::Tool("sh"),
+            Need::File("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+            Need::Workload("busy"),
+        ],
+        run: quota,
     },
     Scenario { name: "why::a_sleeper", needs: WAITS, run: |context| waits(context, &[("sleep", "sleep")], &[]) },
     Scenario {
@@ -155,6 +168,31 @@ fn waits(context: &Context, main: &[(&str, &str)], other: &[(&str, &str)]) -> Re
         let seconds = kinds.map(|(kind, _)| why.printed(&format!("waited_seconds {kind} "))).sum::<Result<f64>>()?;
         why.has_waited(part, seconds)?;
     }
+    Ok(())
+}
+
+/// A fifth of a CPU is too little for a busy program: the kernel itself counts for how long it was held up.
+fn quota(context: &Context) -> Result<()> {
+    const TOLERANCE: f64 = 0.05;
+    let group = Cgroup::with_quota("why", Duration::from_millis(20))?;
+    let script = format!("echo $$ > {}/cgroup.procs && exec {} 1 1", group.path().display(), context.program("busy"));
+    let why = Why::of(context, &["sh", "-c", &script])?;
+    let stat = fs::read_to_string(group.path().join("cpu.stat")).context("reading the group's cpu.stat")?;
+    let held_up = stat.lines().find_map(|line| line.strip_prefix("throttled_time "));
+    let held_up: f64 = held_up.with_context(|| format!("no throttled_time in {stat:?}"))?.trim().parse()?;
+    let (seen, queued) = (why.ns(&["throttled"])?, why.ns(&["run_queue"])?);
+    println!(
+        "  throttled: {:.1} ms, {:.1} by the kernel's own count; {:.1} waiting for a CPU",
+        seen / 1e6,
+        held_up / 1e6,
+        queued / 1e6
+    );
+    ensure!(held_up > 2e9, "the quota held it up for {held_up} ns only");
+    // On a busy machine it waits for a CPU after that, which the kernel does not tell apart.
+    ensure!(
+        seen >= held_up * (1.0 - TOLERANCE) && seen <= held_up * (1.0 + TOLERANCE) + queued,
+        "{seen} ns throttled, but {held_up} ns are true"
+    );
     Ok(())
 }
 

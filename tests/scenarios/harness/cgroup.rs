@@ -1,4 +1,4 @@
-//! A cgroup of the unified hierarchy that lives as long as the scenario.
+//! A cgroup that lives as long as the scenario.
 
 use std::{
     fs,
@@ -8,6 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+
+/// The folder of the controller of CPU time of version 1.
+const QUOTA_ROOT: &str = "/sys/fs/cgroup/cpu";
 
 /// How often the removal of a group is tried: its processes may still be on their way out.
 const REMOVAL_TRIES: u32 = 200;
@@ -23,6 +26,17 @@ impl Cgroup {
         let path = unified_root()?.join(format!("obs-scenario-{}-{name}", process::id()));
         fs::create_dir(&path).with_context(|| format!("making the cgroup {}", path.display()))?;
         Ok(Self { path })
+    }
+
+    /// Makes a group of version 1 whose processes may use so much of a CPU's time in each tenth of a second.
+    pub(crate) fn with_quota(name: &str, quota: Duration) -> Result<Self> {
+        let path = Path::new(QUOTA_ROOT).join(format!("obs-scenario-{}-{name}", process::id()));
+        fs::create_dir(&path).with_context(|| format!("making the cgroup {}", path.display()))?;
+        let group = Self { path };
+        for (file, value) in [("cpu.cfs_period_us", 100_000), ("cpu.cfs_quota_us", quota.as_micros())] {
+            fs::write(group.path.join(file), value.to_string()).with_context(|| format!("writing {file}"))?;
+        }
+        Ok(group)
     }
 
     /// Makes a group below this one.
