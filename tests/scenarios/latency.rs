@@ -2,7 +2,14 @@
 
 mod in_agent;
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
@@ -15,7 +22,11 @@ const TIMED: &[Need] = &[Need::Root, Need::RealCpu, Need::Workload("latencies")]
 const TUNNEL: &[Need] = &[Need::Root, Need::RealCpu, Need::Workload("latencies"), Need::File("/dev/net/tun")];
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "latency::every_source_attaches", needs: &[Need::Root], run: every_source },
+    Scenario {
+        name: "latency::every_source_attaches",
+        needs: &[Need::Root, Need::Workload("idle")],
+        run: |context| beside_short_programs(context, every_source),
+    },
     Scenario { name: "latency::what_does_not_exist", needs: &[], run: misuse },
     Scenario { name: "latency::two_lengths_by_system_call", needs: TIMED, run: two_lengths },
     Scenario { name: "latency::two_lengths_off_cpu", needs: TIMED, run: two_lengths_off_cpu },
@@ -200,6 +211,24 @@ fn whats(context: &Context) -> Result<Vec<String>> {
     Ok(list.split(',').map(|name| name.trim().to_owned()).collect())
 }
 
+/// Runs it while programs start and end all the time: a quiet machine has moments in which nothing happens at all.
+fn beside_short_programs(context: &Context, run: fn(&Context) -> Result<()>) -> Result<()> {
+    let is_over = AtomicBool::new(false);
+    let program = context.program("idle");
+    thread::scope(|scope| {
+        let starts = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                Command::new(&program).arg("0").status().with_context(|| format!("starting {program}"))?;
+            }
+            anyhow::Ok(())
+        });
+        let result = run(context);
+        is_over.store(true, Ordering::Relaxed);
+        starts.join().unwrap_or_else(|_| anyhow::bail!("the thread that starts programs panicked"))?;
+        result
+    })
+}
+
 fn every_source(context: &Context) -> Result<()> {
     let all = whats(context)?;
     ensure!(all.len() >= 10, "only {all:?}");
@@ -275,7 +304,7 @@ fn two_lengths_off_cpu(context: &Context) -> Result<()> {
 }
 
 fn page_faults(context: &Context) -> Result<()> {
-    let cpus = std::thread::available_parallelism()?.get();
+    let cpus = thread::available_parallelism()?.get();
     // Those that follow its children, and two on each CPU.
     let beside = Beside::start(context, 3 + 2 * cpus, &["pagefault"], true, &["faults", "400000"])?;
     let (text, obs) = beside.work(context)?;
@@ -415,7 +444,7 @@ fn by_cgroup(context: &Context) -> Result<()> {
     let group = Cgroup::make("latency")?;
     let inner = group.make_child("inner")?;
     let path = group.path().display().to_string();
-    let cpus = std::thread::available_parallelism()?.get();
+    let cpus = thread::available_parallelism()?.get();
     let arguments = ["pagefault", "--by", "cgroup", "--cgroup", &path];
     let beside = Beside::start(context, 2 * cpus, &arguments, false, &["faults", "50000"])?;
     inner.put(beside.work.pid())?;
