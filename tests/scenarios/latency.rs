@@ -9,6 +9,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -213,12 +214,14 @@ fn whats(context: &Context) -> Result<Vec<String>> {
 
 /// Runs it while programs start and end all the time: a quiet machine has moments in which nothing happens at all.
 fn beside_short_programs(context: &Context, run: fn(&Context) -> Result<()>) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(50);
     let is_over = AtomicBool::new(false);
     let program = context.program("idle");
     thread::scope(|scope| {
         let starts = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 Command::new(&program).arg("0").status().with_context(|| format!("starting {program}"))?;
+                thread::sleep(PAUSE);
             }
             anyhow::Ok(())
         });

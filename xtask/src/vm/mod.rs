@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     accel: Choice,
     /// How many seconds a guest may take before it counts as hung
-    #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 2400, value_name = "SECONDS")]
     time_limit: u64,
     /// Arguments for the scenario tests, such as a part of a test's name
     #[arg(last = true)]
@@ -162,11 +162,18 @@ fn payload(cache: &Path) -> Result<Payload> {
     Ok(Payload {
         init: host::workspace()?.join("tests/vm/init"),
         busybox: host::find_program("busybox").context("busybox is gone")?,
-        obs: host::obs_binary()?,
-        scenarios: Some(scenarios),
+        obs: stripped(&host::obs_binary()?, &cache.join("obs"))?,
+        scenarios: Some(stripped(&scenarios, &cache.join("scenarios"))?),
         workloads: Some(workloads),
         tools: TOOLS.iter().filter_map(|name| host::find_program(name)).collect(),
     })
+}
+
+/// A copy of a program without its debug information: the guest's memory is small, and where obs sees itself, reading a hundred
+/// megabytes of it takes an emulated CPU minutes.
+fn stripped(program: &Path, copy: &Path) -> Result<PathBuf> {
+    host::output(host::program("strip").arg("--strip-debug").arg("-o").arg(copy).arg(program))?;
+    Ok(copy.to_owned())
 }
 
 /// Decides how to run the guest: a machine may have /dev/kvm and still be unable to boot a stock kernel on it.
