@@ -38,12 +38,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "formats::folded_on_standard_output_by_default",
-        needs: &[Need::Root, Need::Tool("sh")],
+        needs: &[Need::Root, Need::FastCpu, Need::Tool("sh")],
         run: standard_output,
     },
     Scenario {
         name: "formats::the_option_overrules_the_ending",
-        needs: &[Need::Root, Need::Workload("call_tree")],
+        needs: &[Need::Root, Need::FastCpu, Need::Workload("call_tree")],
         run: option_overrules,
     },
     Scenario {

@@ -47,6 +47,8 @@ pub(crate) enum Need {
     Cgroup,
     /// A CPU that is not emulated: what is compared with a clock, or waits for unwind tables, says nothing on one.
     RealCpu,
+    /// A CPU that is not emulated, for it would take long on one, and show nothing of its kernel that others do not.
+    FastCpu,
     /// A file that not every kernel has.
     File(&'static str),
     /// A clock that may be set: of a guest that is there for nothing else, which `OBS_SCENARIOS_OWN_CLOCK=1` says.

@@ -81,6 +81,8 @@ impl Context {
             Need::OwnClock => env::var_os(OWN_CLOCK_VARIABLE)
                 .is_none_or(|value| value != "1")
                 .then(|| format!("the clock is not ours to set ({OWN_CLOCK_VARIABLE}=1 says that it is)")),
+            Need::FastCpu => is_emulated()
+                .then(|| "the CPU is emulated, and others show as much of this kernel in less time".to_owned()),
             Need::RealCpu => {
                 is_emulated().then(|| "the CPU is emulated: its clock ticks faster than it works".to_owned())
             }
