@@ -20,16 +20,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// after an error of its own. Mitigations cost much under emulation and change nothing that is tested.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=4 oops=panic panic=-1 mitigations=off nokaslr";
 
-/// How many guests there is memory for at a time; at least one is tried.
-pub(super) fn at_once() -> Result<usize> {
-    let text = String::from_utf8_lossy(&host::read(Path::new("/proc/meminfo"))?).into_owned();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
-    let kilobytes = kilobytes.context("/proc/meminfo does not say how much memory is available")?;
-    // qemu itself, and its translations of the guest's code, take some more.
-    Ok((kilobytes / 1024 / (MEMORY_MIB as usize + 1024)).max(1))
-}
-
 /// How the guest's instructions are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accelerator {

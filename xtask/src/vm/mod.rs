@@ -9,7 +9,6 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -85,21 +84,10 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         guests.push(Guest { name: series.name(), image: &kernel.image, archive: &archive, accelerator, log });
     }
     let limit = Duration::from_secs(arguments.time_limit);
-    // Side by side, each keeps little more than one CPU busy; one after the other where there is no memory for that.
-    let mut booted = Vec::new();
-    for guests in guests.chunks(guest::at_once()?) {
-        booted.extend(boot_together(guests, limit)?);
-    }
+    // One after the other: beside another one, each is slower, and more often dies of the emulator.
+    let booted = guests.iter().map(|guest| boot(guest, limit)).collect::<Result<Vec<Report>>>()?;
     let reports: Vec<(Series, Report)> = wanted.into_iter().zip(booted).collect();
     Ok(conclude(&reports, &steps, &VerifierCosts::read()?))
-}
-
-fn boot_together(guests: &[Guest<'_>], limit: Duration) -> Result<Vec<Report>> {
-    thread::scope(|scope| {
-        let threads: Vec<_> = guests.iter().map(|guest| scope.spawn(move || boot(guest, limit))).collect();
-        let reports = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        reports.map(|report| report.unwrap_or_else(|_| bail!("a guest's thread panicked"))).collect()
-    })
 }
 
 /// Boots a guest until it powers off, again if the emulator made its kernel die.
