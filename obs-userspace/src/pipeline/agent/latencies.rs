@@ -102,7 +102,7 @@ impl Latencies {
     }
 
     /// Measures nothing from now on if it must not. Whether there is something that is to be drained, and then to be shed.
-    pub(super) fn stop(&mut self, orders: &Orders) -> bool {
+    pub(super) fn stop(&mut self, orders: &Orders, registry: &Registry) -> bool {
         self.state = match std::mem::replace(&mut self.state, State::Off) {
             State::Running(mut latency) if !may_run(orders) => {
                 if let Err(error) = latency.stop() {
@@ -112,14 +112,14 @@ impl Latencies {
             }
             state => state,
         };
+        self.publish(registry);
         matches!(self.state, State::Stopping(_))
     }
 
     /// Frees what is left of it, until it is resumed.
-    pub(super) fn shed(&mut self, registry: &Registry) {
+    pub(super) fn shed(&mut self) {
         if matches!(self.state, State::Stopping(_)) {
             self.state = State::Shed;
-            self.publish(registry);
         }
     }
 

@@ -301,7 +301,7 @@ impl Agent {
     /// the watching of processes, which on a host that starts thousands a second costs more than samples do.
     fn obey(&mut self, orders: &Orders, window: &mut Span) {
         let may_sample = !orders.is_paused && !orders.shed.contains(&Shed::Sampling);
-        let latencies_stop = self.latencies.stop(orders);
+        let latencies_stop = self.latencies.stop(orders, &self.registry);
         let mut sampler_stops = false;
         if let Some(sampler) = self.sampler.as_mut().filter(|_| !may_sample) {
             self.is_sampler_shed = true;
@@ -312,7 +312,7 @@ impl Agent {
         if (latencies_stop || sampler_stops) && !self.keeper.is_full() {
             self.close(window);
             *window = Span::begin(self.config.window);
-            self.latencies.shed(&self.registry);
+            self.latencies.shed();
             if sampler_stops {
                 self.sampler = None;
             }
