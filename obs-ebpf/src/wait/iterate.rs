@@ -13,8 +13,8 @@ use obs_common::{
 };
 
 use super::{
-    COUNTS_RUNNING, WAITS, count_short, end_of_life, end_unseen, follow, is_short, key_without_stacks, now_ns,
-    parts_ns, since_now, state,
+    COUNTS_RUNNING, WAITS, count_short, end_of_life, follow, is_short, key_without_stacks, now_ns, parts_ns, since_now,
+    state, unseen::end_unseen,
 };
 use crate::{
     filter, process,
