@@ -101,12 +101,31 @@ pub(super) fn write(payload: &Payload, steps: &[Step], to: &Path) -> Result<()> 
         archive.program(name, &host::read(&library)?);
     }
 
-    let file = File::create(to).with_context(|| format!("cannot create {}", to.display()))?;
-    let mut compressed = GzEncoder::new(file, Compression::fast());
+    append(archive, &create(to)?, to)
+}
+
+/// Writes the same archive with other steps: of a file that comes twice, the guest's kernel keeps the second.
+///
+/// # Errors
+/// When the archive cannot be read, or the other one not be written.
+pub(super) fn write_again(archive: &Path, steps: &[Step], to: &Path) -> Result<()> {
+    let mut file = create(to)?;
+    file.write_all(&host::read(archive)?).with_context(|| format!("cannot write {}", to.display()))?;
+    let mut other = Archive::default();
+    other.file("/etc/steps", step_list(steps)?.as_bytes());
+    append(other, &file, to)
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot create {}", path.display()))
+}
+
+fn append(archive: Archive, mut file: &File, path: &Path) -> Result<()> {
+    let mut compressed = GzEncoder::new(&mut file, Compression::fast());
     compressed
         .write_all(&archive.finish())
         .and_then(|()| compressed.finish().map(drop))
-        .with_context(|| format!("cannot write {}", to.display()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The file that /init reads: a name and a command a line.

@@ -85,28 +85,48 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
     }
     let limit = Duration::from_secs(arguments.time_limit);
     // One after the other: beside another one, each is slower, and more often dies of the emulator.
-    let booted = guests.iter().map(|guest| boot(guest, limit)).collect::<Result<Vec<Report>>>()?;
+    let booted =
+        guests.iter().map(|guest| boot(guest, limit, &arguments.arguments)).collect::<Result<Vec<Report>>>()?;
     let reports: Vec<(Series, Report)> = wanted.into_iter().zip(booted).collect();
     Ok(conclude(&reports, &steps, &VerifierCosts::read()?))
 }
 
-/// Boots a guest until it powers off, again if the emulator made its kernel die.
-fn boot(guest: &Guest<'_>, limit: Duration) -> Result<Report> {
-    let mut attempt = 1;
+/// Boots a guest until it powers off, again if the emulator made its kernel die: then what has passed is left out.
+fn boot(guest: &Guest<'_>, limit: Duration, scenario_arguments: &[String]) -> Result<Report> {
+    let again = guest.archive.with_file_name("initrd-again.gz");
+    let (mut attempt, mut archive) = (1, guest.archive);
+    let mut passed = Vec::new();
+    let mut before: Option<Report> = None;
     loop {
         let begin = Instant::now();
-        let end = guest.run(limit)?;
+        let end = Guest { archive, log: guest.log.clone(), ..*guest }.run(limit)?;
         let serial = String::from_utf8_lossy(&host::read(&guest.log)?).into_owned();
-        let report = Report::read(&serial, end);
+        let mut report = Report::read(&serial, end);
+        passed.extend(report.passed());
+        if let Some(before) = before.take() {
+            report = report.going_on_from(before);
+        }
         let seconds = begin.elapsed().as_secs();
         if attempt == BOOTS_MAX || report.is_complete() || !guest.accelerator.is_to_blame(&serial) {
             println!("{} powered off after {seconds} s.", guest.name);
             return Ok(report);
         }
         println!(
-            "After {seconds} s the emulator let {} run into a breakpoint that was no longer there: once more.",
-            guest.name
+            "After {seconds} s the emulator let {} run into a breakpoint that was no longer there: once more, without the {} \
+             scenarios that have passed.",
+            guest.name,
+            passed.len()
         );
+        // Arguments may choose parts of names; those that are to be left out are whole names.
+        if scenario_arguments.is_empty() {
+            let skips = passed.iter().flat_map(|name| ["--skip".to_owned(), name.clone()]);
+            let arguments: Vec<String> = std::iter::once("--exact".to_owned()).chain(skips).collect();
+            initramfs::write_again(guest.archive, &steps(&arguments), &again)?;
+            archive = &again;
+        } else {
+            passed.clear();
+        }
+        before = Some(report);
         attempt += 1;
     }
 }

@@ -70,6 +70,30 @@ impl Report {
         report
     }
 
+    /// The tests that passed. The test program names each before it runs it, and says how it ended on a line of its own.
+    pub(super) fn passed(&self) -> Vec<String> {
+        let (mut passed, mut current) = (Vec::new(), None);
+        for line in self.steps.iter().flat_map(|step| &step.output) {
+            if let Some((name, _)) = line.strip_prefix("test ").and_then(|line| line.split_once(' ')) {
+                current = Some(name);
+            }
+            if line == "ok" || line.ends_with("... ok") {
+                passed.extend(current.take().map(str::to_owned));
+            }
+        }
+        passed
+    }
+
+    /// This report, of a guest that went on where another one died.
+    pub(super) fn going_on_from(mut self, before: Self) -> Self {
+        for died in before.steps.into_iter().filter(|step| step.status.is_none()) {
+            if let Some(step) = self.steps.iter_mut().find(|step| step.name == died.name) {
+                step.output.splice(0..0, died.output);
+            }
+        }
+        self
+    }
+
     /// Whether the guest booted, did all it was to do, and powered off.
     pub(super) fn is_complete(&self) -> bool {
         self.release.is_some() && self.has_ended && self.end == End::Exited
@@ -189,6 +213,18 @@ mod tests {
         assert!(failures[0].starts_with("step scenarios: exit status 101\n    failures:"), "{failures:?}");
         assert!(failures[0].contains("1 is not 2"), "{failures:?}");
         assert!(failures[0].lines().count() <= LINES_SHOWN_MAX + 1, "{failures:?}");
+    }
+
+    #[test]
+    fn a_guest_goes_on_where_another_one_died() {
+        const BEFORE: &str = "OBS-VM begin 6.1\r\nOBS-VM step load\r\nOBS-VM exit load 0\r\nOBS-VM step scenarios\r\n\
+                              SKIPPED go: no go\r\ntest a::one ... took 1 s\r\nok\r\ntest a::two      ... ok\r\n\
+                              test a::three ... FAILED\r\ntest a::four ... 3 of 3\r\n[ 1.0] Oops: int3: 0000\r\n";
+        let before = Report::read(BEFORE, End::Exited);
+        assert_eq!(before.passed(), ["a::one", "a::two"]);
+        let report = Report::read(GOOD, End::Exited).going_on_from(before);
+        assert_eq!(report.failures(&expected()), Vec::<String>::new());
+        assert_eq!(report.skipped(), ["go: no go", "python: no python3"]);
     }
 
     #[test]
