@@ -60,6 +60,8 @@ static OFFSET_KERNFS_NODE_ID: Global<u32> = Global::new(ABSENT);
 #[unsafe(no_mangle)]
 static OFFSET_TASK_RUN_TIME: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+static OFFSET_TASK_MM: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 static OFFSET_TASK_FILES: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_FILES_FDT: Global<u32> = Global::new(0);
@@ -142,11 +144,13 @@ impl Task {
         self.field(&OFFSET_TASK_RUN_TIME)
     }
 
-    /// Whether this is a thread of the kernel's own.
+    /// Whether it has a user stack that can be read while it runs. The kernel's own threads have none, and a thread that ends gives its
+    /// memory up while it still runs: what is in place then may be another process's.
     #[inline(always)]
     #[must_use]
-    pub fn is_kernel_thread(self) -> bool {
-        self.field::<u32>(&OFFSET_TASK_FLAGS) & FLAG_KERNEL_THREAD != 0
+    pub fn has_user_stack(self) -> bool {
+        self.field::<u32>(&OFFSET_TASK_FLAGS) & FLAG_KERNEL_THREAD == 0
+            && !self.field::<*const u8>(&OFFSET_TASK_MM).is_null()
     }
 
     /// Whether it is about to end. It may still run and wait for long, to close its files.

@@ -1,15 +1,18 @@
 //! Follows threads while they do not run: since when, for what, and what it adds up to.
 //!
 //! Most waits are short, and a stack costs more than they do. So a switch takes the time only. When a thread runs again after a
-//! wait that was long enough, its kernel stack is still as it was while it waited; its user stack can be read as soon as its
-//! system call returns, and is the same as before. Only where no system call will return (it was pre-empted, or touched memory
-//! that was not there) the user stack is taken when the wait begins.
+//! wait that was long enough, its kernel stack is still as it was while it waited; its user stack can be read as soon as its own
+//! memory is in place: at the end of the switch, where the kernel says when that is ([`HAS_SWITCH_END`]).
+//!
+//! Elsewhere it is read when the thread's system call returns, and is the same as before. Only where no system call will return (it
+//! was pre-empted, or touched memory that was not there) the user stack is taken when the wait begins.
 //!
 //! Short waits are counted too, without a stack: all waits add up to the whole. Where running counts as well, each thread's
 //! whole life does.
 //!
 //! Threads that wait when a recording begins or ends are seen by [`iterate`]; who ends a wait, by [`waker`].
 
+mod count;
 pub mod iterate;
 mod unseen;
 pub mod waker;
@@ -24,14 +27,17 @@ use aya_ebpf::{
 use core::ffi::c_void;
 use obs_common::{
     counters::KernelCounter,
-    limits::{SHORT_WAITS_TOGETHER_MAX, WAITS_MAX},
-    stack::{GONE_STACK, LOST_STACK, NO_STACK, StackKey, StackValue},
-    wait::{FinishedWait, NO_WAKER, ShortWaits, WAIT_IS_SHORT, Wait, WaitState},
+    limits::WAITS_MAX,
+    stack::{GONE_STACK, LOST_STACK, NO_STACK},
+    wait::{FinishedWait, NO_WAKER, ShortWaits, Wait, WaitState},
 };
 
-use self::unseen::{begin_unseen, end_unseen};
+use self::{
+    count::{add_short, count, count_finished, count_part, count_short, is_short, key_without_stacks, parts_ns},
+    unseen::{begin_unseen, end_unseen},
+};
 use crate::{
-    counts, filter, loss, process,
+    filter, loss, process,
     registers::Registers,
     stack, system_call,
     task::{Cgroup, Task},
@@ -44,6 +50,10 @@ static WAIT_THRESHOLD_NS: Global<u64> = Global::new(1_000_000);
 /// 1 if the time counts too in which threads run.
 #[unsafe(no_mangle)]
 static COUNTS_RUNNING: Global<u8> = Global::new(0);
+
+/// 1 if a program runs at the end of each switch, as the thread that was switched to.
+#[unsafe(no_mangle)]
+static HAS_SWITCH_END: Global<u32> = Global::new(0);
 
 #[map]
 static WAITS: HashMap<u32, Wait> = HashMap::with_max_entries(WAITS_MAX, 0);
@@ -68,7 +78,7 @@ pub fn begin(task: Task) {
     // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
     unsafe {
         // Of a thread that left this CPU unseen.
-        if (*finished).tid != 0 && (*finished).tid != tid {
+        if (*finished).tid != 0 && ((*finished).tid != tid || has_switch_end()) {
             count(finished, GONE_STACK);
             (*finished).tid = 0;
         }
@@ -82,23 +92,16 @@ pub fn begin(task: Task) {
     if task.is_dead() {
         dies(task, tid);
     }
-    let registers = if task.is_kernel_thread() { None } else { Registers::of(task) };
+    let registers = user_registers(task);
     // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
-    let has_finished = unsafe { (*finished).tid } == tid;
+    let has_finished = !has_switch_end() && unsafe { (*finished).tid } == tid;
     // What is known goes into maps before the stack is walked, and is read from there behind: the verifier would follow the walk once
     // for each of the states.
     let needs_stack = !task.is_dead() && is_asked_for(task, tid) && note(task, tid, registers);
     if !needs_stack && !has_finished {
         return;
     }
-    let user_stack = match registers {
-        Some(registers) => {
-            let image = task.image();
-            process::announce(task, &image);
-            stack::user_from(task, &image, registers)
-        }
-        None => LOST_STACK,
-    };
+    let user_stack = user_stack_of(task, registers);
     // SAFETY: as above; the value of a map stays valid while the program runs.
     unsafe {
         if (*finished).tid == tid {
@@ -112,6 +115,26 @@ pub fn begin(task: Task) {
     }
 }
 
+#[inline(always)]
+fn has_switch_end() -> bool {
+    HAS_SWITCH_END.load() != 0
+}
+
+/// The registers of a thread that has a user stack.
+#[inline(always)]
+fn user_registers(task: Task) -> Option<Registers> {
+    if task.has_user_stack() { Registers::of(task) } else { None }
+}
+
+/// The user stack that begins at these registers, in the memory of the current thread, `task`.
+#[inline(always)]
+fn user_stack_of(task: Task, registers: Option<Registers>) -> u64 {
+    let Some(registers) = registers else { return LOST_STACK };
+    let image = task.image();
+    process::announce(task, &image);
+    stack::user_from(task, &image, registers)
+}
+
 /// Whether the current thread is to be followed. While it ends it no longer passes the filter, which forgets its process early.
 #[inline(always)]
 fn is_asked_for(task: Task, tid: u32) -> bool {
@@ -122,7 +145,8 @@ fn is_asked_for(task: Task, tid: u32) -> bool {
 #[inline(always)]
 fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
     let state = state(task, registers);
-    let needs_stack = registers.is_some_and(|registers| ends_without_a_system_call(state, registers));
+    let needs_stack =
+        !has_switch_end() && registers.is_some_and(|registers| ends_without_a_system_call(state, registers));
     let wait = Wait {
         since_ns: now_ns(),
         woken_ns: 0,
@@ -263,7 +287,7 @@ pub fn end(task: Task) {
     process::announce(task, &image);
     let kernel_stack = stack::kernel_of(task);
     let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
-    let registers = if task.is_kernel_thread() { None } else { Registers::of(task) };
+    let registers = user_registers(task);
     // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
     unsafe {
         (*finished).state = state;
@@ -284,9 +308,9 @@ pub fn end(task: Task) {
     }
 }
 
-/// The current thread's system call returns: the user stack of its wait can be had.
+/// The user stack of the wait that the current thread came out of can be had.
 #[inline(always)]
-pub fn system_call_returns() {
+pub fn take_user_stack() {
     let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
     // SAFETY: an element of a per-CPU array, on a CPU that does not switch while this program runs.
     if unsafe { (*finished).tid } == 0 {
@@ -295,15 +319,8 @@ pub fn system_call_returns() {
     let task = Task::current();
     // Interrupts come in here, and wake others.
     waker::keep_off(true);
-    let registers = Registers::of(task);
-    let user_stack = match registers {
-        Some(registers) => {
-            let image = task.image();
-            process::announce(task, &image);
-            stack::user_from(task, &image, registers)
-        }
-        None => LOST_STACK,
-    };
+    let registers = user_registers(task);
+    let user_stack = user_stack_of(task, registers);
     waker::keep_off(false);
     // SAFETY: as above.
     unsafe { count_finished(finished, registers, user_stack) };
@@ -322,10 +339,17 @@ pub fn begin_chosen(task: Task) {
 /// A thread is made, by the current one, and waits for a CPU for the first time.
 #[inline(always)]
 pub fn begin_new(task: Task) {
-    if filter::admits_other(task) {
-        let cgroup_id = task.cgroup().and_then(Cgroup::id).unwrap_or(0);
-        follow(task.tid(), &since_now(task, WaitState::RunQueue, cgroup_id));
+    if !filter::admits_other(task) {
+        return;
     }
+    let cgroup_id = task.cgroup().and_then(Cgroup::id).unwrap_or(0);
+    let mut wait = since_now(task, WaitState::RunQueue, cgroup_id);
+    // It does not come by the end of a switch the first time. The memory that it begins with is the current thread's, or equal.
+    let registers = if has_switch_end() { user_registers(task) } else { None };
+    if registers.is_some() {
+        wait.user_stack = user_stack_of(Task::current(), registers);
+    }
+    follow(task.tid(), &wait);
 }
 
 /// What is known of a thread that begins to be followed.
@@ -341,145 +365,6 @@ fn since_now(task: Task, state: WaitState, cgroup_id: u64) -> Wait {
         state: state as u32,
         exec_id: 0,
         short: ShortWaits::NONE,
-    }
-}
-
-/// Adds a short wait to those that wait to be counted.
-#[inline(always)]
-fn add_short(task: Task, wait: *mut Wait, more: ShortWaits) {
-    let exec_id = task.image().exec_id;
-    // SAFETY: the value of a map stays valid while the program runs, and is this thread's.
-    unsafe {
-        let ShortWaits { state, count, .. } = (*wait).short;
-        if count > 0 && (state != more.state || count >= SHORT_WAITS_TOGETHER_MAX || (*wait).exec_id != exec_id) {
-            count_short(task, wait);
-        }
-        (*wait).exec_id = exec_id;
-        (*wait).short.state = more.state;
-        (*wait).short.count += more.count;
-        (*wait).short.blocked_ns += more.blocked_ns;
-        (*wait).short.queued_ns += more.queued_ns;
-    }
-}
-
-/// Counts the short waits of a thread that wait for it.
-#[inline(always)]
-fn count_short(task: Task, wait: *mut Wait) {
-    // SAFETY: as above.
-    let Wait { cgroup_id, exec_id, short, .. } = unsafe { *wait };
-    if short.count == 0 {
-        return;
-    }
-    // SAFETY: as above.
-    unsafe { (*wait).short = ShortWaits::NONE };
-    let mut key = key_without_stacks(task, cgroup_id);
-    // Of the program that it ran then.
-    key.exec_id = exec_id;
-    let parts = [(short.state, short.blocked_ns), (WaitState::RunQueue as u32, short.queued_ns)];
-    for (state, weight) in parts {
-        if weight > 0 {
-            key.state = state | WAIT_IS_SHORT;
-            counts::add_all(&key, StackValue { count: u64::from(short.count), weight });
-        }
-    }
-}
-
-/// How long a thread waited until it was woken, and how long for a CPU since, in nanoseconds.
-#[inline(always)]
-fn parts_ns(wait: &Wait, now_ns: u64) -> (u64, u64) {
-    let Wait { since_ns, woken_ns, state, .. } = *wait;
-    let is_runnable = state >= WaitState::RunQueue as u32;
-    let until_ns = if is_runnable || woken_ns == 0 || woken_ns > now_ns { now_ns } else { woken_ns };
-    // It may have been woken just before it could begin to wait.
-    let blocked_ns = until_ns.saturating_sub(since_ns);
-    (blocked_ns, now_ns.saturating_sub(since_ns).saturating_sub(blocked_ns))
-}
-
-/// Whether a wait of these parts gets no stack.
-#[inline(always)]
-fn is_short(blocked_ns: u64, queued_ns: u64) -> bool {
-    let threshold_ns = WAIT_THRESHOLD_NS.load();
-    blocked_ns < threshold_ns && queued_ns < threshold_ns
-}
-
-/// The key of what a thread does that has no stack.
-#[inline(always)]
-fn key_without_stacks(task: Task, cgroup_id: u64) -> StackKey {
-    let image = task.image();
-    StackKey {
-        started_ns: image.started_ns,
-        cgroup_id,
-        user_stack: NO_STACK,
-        kernel_stack: NO_STACK,
-        waker: NO_WAKER,
-        tgid: image.tgid,
-        exec_id: image.exec_id,
-        state: 0,
-        reserved: 0,
-        comm: task.comm(),
-    }
-}
-
-/// Counts the wait whose user stack was to be had, if this is still the one.
-///
-/// # Safety
-/// `finished` is this CPU's.
-#[inline(always)]
-unsafe fn count_finished(finished: *mut FinishedWait, registers: Option<Registers>, user_stack: u64) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (ip, sp) = ((*finished).ip, (*finished).sp);
-        // It may have left that system call meanwhile, without coming by: a signal's handler returned, a program was executed.
-        let is_same = registers.is_some_and(|registers| registers.ip() == ip && registers.sp() == sp);
-        count(finished, if is_same { user_stack } else { GONE_STACK });
-        (*finished).tid = 0;
-    }
-}
-
-/// Counts both parts of a wait.
-///
-/// # Safety
-/// `finished` is this CPU's.
-#[inline(always)]
-unsafe fn count(finished: *const FinishedWait, user_stack: u64) {
-    // SAFETY: the caller's promise.
-    let FinishedWait { image, cgroup_id, kernel_stack, blocked_ns, queued_ns, waker, comm, state, .. } =
-        unsafe { *finished };
-    let mut key = StackKey {
-        started_ns: image.started_ns,
-        cgroup_id,
-        user_stack,
-        kernel_stack,
-        waker,
-        tgid: image.tgid,
-        exec_id: image.exec_id,
-        state: 0,
-        reserved: 0,
-        comm,
-    };
-    count_parts(&mut key, state, blocked_ns, queued_ns);
-}
-
-/// Counts both parts of a wait that was long.
-#[inline(always)]
-fn count_parts(key: &mut StackKey, state: u32, blocked_ns: u64, queued_ns: u64) {
-    count_part(key, state, blocked_ns);
-    key.waker = NO_WAKER;
-    // A pause for a CPU that is short gives no reason to look at the stack before it.
-    if queued_ns < WAIT_THRESHOLD_NS.load() {
-        key.user_stack = NO_STACK;
-        key.kernel_stack = NO_STACK;
-        count_part(key, WaitState::RunQueue as u32 | WAIT_IS_SHORT, queued_ns);
-    } else {
-        count_part(key, WaitState::RunQueue as u32, queued_ns);
-    }
-}
-
-#[inline(always)]
-fn count_part(key: &mut StackKey, state: u32, wait_ns: u64) {
-    if wait_ns > 0 {
-        key.state = state;
-        counts::add(key, wait_ns);
     }
 }
 

@@ -45,7 +45,7 @@ pub fn cpu_sample(context: PerfEventContext) -> u32 {
     let (in_user_mode, period) = unsafe { (user_mode(&context), (*context.ctx).sample_period) };
     // SAFETY: `bpf_get_stack` takes the context of a perf event.
     let kernel_stack = if in_user_mode { NO_STACK } else { unsafe { stack::kernel(context.as_ptr()) } };
-    let user_stack = if task.is_kernel_thread() { NO_STACK } else { stack::user(task, &image) };
+    let user_stack = if task.has_user_stack() { stack::user(task, &image) } else { NO_STACK };
     let key = StackKey {
         started_ns: image.started_ns,
         // SAFETY: the helper takes no arguments.

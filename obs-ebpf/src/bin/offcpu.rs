@@ -39,10 +39,17 @@ pub fn offcpu_new(context: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Runs when a system call is about to return.
+/// Runs at the end of each switch, as the thread that was switched to; only some kernels have it.
+#[btf_tracepoint(function = "sched_exit_tp")]
+pub fn offcpu_resumed(_context: BtfTracePointContext) -> i32 {
+    wait::take_user_stack();
+    0
+}
+
+/// Runs when a system call is about to return; where there is nothing at the end of a switch.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn offcpu_return(_context: BtfTracePointContext) -> i32 {
-    wait::system_call_returns();
+    wait::take_user_stack();
     0
 }
 

@@ -65,7 +65,7 @@ fn note(key: u64, start: &LatencyStart) {
 #[inline(always)]
 fn reason(task: Task) -> WaitState {
     if measures(LatencySource::OffCpu) {
-        let registers = if task.is_kernel_thread() { None } else { Registers::of(task) };
+        let registers = if task.has_user_stack() { Registers::of(task) } else { None };
         wait::state(task, registers)
     } else if !task.is_runnable() {
         WaitState::Sleep

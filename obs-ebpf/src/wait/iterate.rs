@@ -13,8 +13,11 @@ use obs_common::{
 };
 
 use super::{
-    COUNTS_RUNNING, WAITS, count_short, end_of_life, follow, is_short, key_without_stacks, now_ns, parts_ns, since_now,
-    state, unseen::end_unseen,
+    COUNTS_RUNNING, WAITS,
+    count::{count_short, is_short, key_without_stacks, parts_ns},
+    end_of_life, follow, now_ns, since_now, state,
+    unseen::end_unseen,
+    user_registers,
 };
 use crate::{
     filter, process,
@@ -75,7 +78,7 @@ pub fn begun(task: Task) {
     } else if task.is_runnable() {
         WaitState::RunQueue
     } else {
-        state(task, if task.is_kernel_thread() { None } else { Registers::of_iterated(task) })
+        state(task, if task.has_user_stack() { Registers::of_iterated(task) } else { None })
     };
     if state == WaitState::Running && COUNTS_RUNNING.load() == 0 {
         return;
@@ -119,7 +122,7 @@ pub unsafe fn unfinished(context: *const TaskIteration, task: Task) {
             process::announce(task, &task.image());
             key.kernel_stack = stack::kernel_of(task);
             key.user_stack = user_stack;
-            let registers = if task.is_kernel_thread() || user_stack != NO_STACK { None } else { Registers::of(task) };
+            let registers = if user_stack == NO_STACK { user_registers(task) } else { None };
             if let Some(registers) = registers {
                 has_registers = true;
                 // SAFETY: the record is this CPU's.

@@ -6,7 +6,11 @@ use obs_common::{
     wait::{ShortWaits, Wait, WaitState},
 };
 
-use super::{COUNTS_RUNNING, add_short, count_part, count_parts, is_short, key_without_stacks, now_ns, parts_ns};
+use super::{
+    COUNTS_RUNNING,
+    count::{add_short, count_part, count_parts, is_short, key_without_stacks, parts_ns},
+    now_ns,
+};
 use crate::task::Task;
 
 /// Ends the wait of a thread that has run since and that nobody saw begin to. When that was follows from how long it has run; what interrupts and a

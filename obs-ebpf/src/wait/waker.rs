@@ -53,7 +53,7 @@ pub(super) fn of(context: *mut c_void) -> u64 {
     process::announce(task, &image);
     // SAFETY: `bpf_get_stack` takes the context of a typed tracepoint.
     let kernel_stack = unsafe { stack::kernel(context) };
-    let user_stack = if task.is_kernel_thread() { NO_STACK } else { stack::user(task, &image) };
+    let user_stack = if task.has_user_stack() { stack::user(task, &image) } else { NO_STACK };
     let comm = bpf_get_current_comm().unwrap_or([0; COMM_BYTES]);
     let name = [0, 8].map(|at| {
         let mut word = [0; 8];

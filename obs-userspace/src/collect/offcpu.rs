@@ -2,7 +2,9 @@
 
 use std::{os::fd::BorrowedFd, time::Duration};
 
-use super::{Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, follow, load, stacks::StackReader};
+use super::{
+    Collector, CollectorSpec, KernelVersion, Output, Polled, Settings, follow, load_with, stacks::StackReader,
+};
 use crate::{
     config::{sampling::Frequency, waits::WaitSettings},
     kernel::{
@@ -28,6 +30,7 @@ pub const SPEC: CollectorSpec = CollectorSpec {
         Feature::Bpf,
         Feature::KernelTypes,
         Feature::TypedTracepoints,
+        Feature::SwitchEnd,
         Feature::TaskIterators,
         Feature::ProcessRecords,
         Feature::ProcessMappings,
@@ -65,16 +68,21 @@ const BEGUN: &str = "offcpu_begun";
 const UNFINISHED: &str = "offcpu_unfinished";
 
 fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
-    let mut object = load(&SPEC, settings)?;
+    let types = KernelTypes::read()?;
+    let switch_end = types.switch_end();
+    let constants = [("HAS_SWITCH_END", u32::from(switch_end.is_some()))];
+    let mut object = load_with(&SPEC, settings, &constants, &[])?;
     let stacks = StackReader::take(&mut object)?;
     let log = settings.bpf_log.then(|| ProgramLog::take(&mut object)).transpose()?;
-    let types = KernelTypes::read()?;
     let unfinished = UnfinishedWaits::take(&mut object)?;
     object.load_task_iterator(BEGUN, &types)?;
     object.load_task_iterator(UNFINISHED, &types)?;
     follow(&mut object, settings, ["offcpu_fork", "offcpu_exec", "offcpu_exit"])?;
     // Who ends a wait comes first: a wait that nobody could end would seem to last for ever.
-    object.attach_btf_tracepoint("offcpu_return", "sys_exit", &types)?;
+    match switch_end {
+        Some(tracepoint) => object.attach_btf_tracepoint("offcpu_resumed", tracepoint, &types)?,
+        None => object.attach_btf_tracepoint("offcpu_return", "sys_exit", &types)?,
+    }
     object.attach_btf_tracepoint("offcpu_waking", "sched_waking", &types)?;
     object.attach_btf_tracepoint("offcpu_switch", "sched_switch", &types)?;
     object.attach_btf_tracepoint("offcpu_new", "sched_wakeup_new", &types)?;

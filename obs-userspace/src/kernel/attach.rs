@@ -181,6 +181,11 @@ impl Object {
     }
 }
 
+/// The name of the tracepoint that a thread hits at the end of the switch to it, which came with Linux 6.15 and was renamed in 6.16.
+pub(super) fn switch_end(types: &btf::Btf) -> Option<&'static str> {
+    ["sched_exit_tp", "sched_exit"].into_iter().find(|name| types.has_tracepoint(name))
+}
+
 /// The kernel's own types, by which typed tracepoints are found.
 pub struct KernelTypes(btf::Btf);
 
@@ -192,6 +197,12 @@ impl KernelTypes {
     pub fn read() -> Result<Self, KernelError> {
         let path = btf::path();
         btf::Btf::open(&path).map(Self).map_err(|why| KernelError::Btf { path, why })
+    }
+
+    /// The name of the tracepoint that a thread hits at the end of the switch to it, if the kernel has one.
+    #[must_use]
+    pub fn switch_end(&self) -> Option<&'static str> {
+        switch_end(&self.0)
     }
 
     /// A tracepoint's type in the form that aya looks it up in.

@@ -149,6 +149,8 @@ features! {
     SamplingPrograms = "sampling-programs", Events, Used, [Bpf], "take a stack at each sample";
     /// Programs on tracepoints, with typed arguments (`tp_btf`).
     TypedTracepoints = "typed-tracepoints", Events, Used, [Bpf, KernelTypes], "follow forks, switches, faults";
+    /// A tracepoint at the end of each switch, hit by the thread that was switched to.
+    SwitchEnd = "switch-end", Events, Optional, [TypedTracepoints], "stacks of waits, for next to nothing";
     /// Programs that run for each thread that there is.
     TaskIterators = "task-iterators", Events, Used, [Bpf, KernelTypes], "see threads that wait already";
     /// Programs on tracepoints, with raw arguments.
@@ -221,6 +223,7 @@ impl Feature {
             Self::HardwareCycles => events::hardware_cycles(prober),
             Self::SamplingPrograms => events::sampling_programs(prober),
             Self::TypedTracepoints => events::typed_tracepoints(prober),
+            Self::SwitchEnd => events::switch_end(prober),
             Self::TaskIterators => events::task_iterators(prober),
             Self::RawTracepoints => events::raw_tracepoints(prober),
             Self::Tracepoints => events::tracepoints(prober),

@@ -48,7 +48,7 @@ pub(super) const BITS: [BitPlace; 1] = [BitPlace {
 }];
 
 /// Every offset that any BPF program of obs knows; an object that lacks one of the names does not use it.
-pub(super) const OFFSETS: [Offset; 18] = [
+pub(super) const OFFSETS: [Offset; 19] = [
     Offset { global: "OFFSET_TASK_TGID", structure: "task_struct", field: "tgid" },
     Offset { global: "OFFSET_TASK_PID", structure: "task_struct", field: "pid" },
     Offset { global: "OFFSET_TASK_FLAGS", structure: "task_struct", field: "flags" },
@@ -61,6 +61,7 @@ pub(super) const OFFSETS: [Offset; 18] = [
     Offset { global: "OFFSET_TASK_SIGNAL", structure: "task_struct", field: "signal" },
     Offset { global: "OFFSET_SIGNAL_LIVE", structure: "signal_struct", field: "live.counter" },
     Offset { global: "OFFSET_TASK_STATE", structure: "task_struct", field: "__state" },
+    Offset { global: "OFFSET_TASK_MM", structure: "task_struct", field: "mm" },
     Offset { global: "OFFSET_TASK_FILES", structure: "task_struct", field: "files" },
     Offset { global: "OFFSET_FILES_FDT", structure: "files_struct", field: "fdt" },
     Offset { global: "OFFSET_FDTABLE_MAX_FDS", structure: "fdtable", field: "max_fds" },

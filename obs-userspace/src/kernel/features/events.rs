@@ -10,6 +10,7 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
 use super::{
     super::{
+        attach,
         sideband::{Sideband, SidebandOptions},
         sys::{
             SysError, online_cpus,
@@ -151,6 +152,17 @@ pub(super) fn typed_tracepoints(prober: &Prober) -> Outcome {
         pause,
     );
     prober.judge(tried, "use Linux 5.5 or newer, whose own types (not a file's) describe its tracepoints")
+}
+
+pub(super) fn switch_end(prober: &Prober) -> Outcome {
+    const FALLBACK: &str = "a program at each return of a system call, which makes system calls slower";
+    let types = prober.types().as_ref().ok();
+    let found = types.and_then(|types| types.tracepoint_type_id(attach::switch_end(types)?));
+    let Some(type_id) = found else { return Outcome::works_by(FALLBACK) };
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+    let attach = |program: BorrowedFd<'_>| open_raw_tracepoint(None, program);
+    let tried = counts(kind, Some(bpf_attach_type::BPF_TRACE_RAW_TP), type_id, attach, pause);
+    prober.judge(tried, SILENT)
 }
 
 pub(super) fn task_iterators(prober: &Prober) -> Outcome {
