@@ -38,7 +38,7 @@ pub const WAIT_IS_SHORT: u32 = 1 << 16;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
-    /// Since when it has not run, in nanoseconds of the boot-time clock; 0 while it runs.
+    /// Since when it has not run, in nanoseconds of the monotonic clock; 0 while it runs.
     pub since_ns: u64,
     /// When it was woken; 0 if it was not yet.
     pub woken_ns: u64,
@@ -101,7 +101,7 @@ pub struct Waker {
     pub comm: [u8; COMM_BYTES],
 }
 
-/// A wait that is over, of the thread that now runs on a CPU: its user stack is taken when its system call returns.
+/// A wait that is over, of the thread that now runs on a CPU, whose user stack is still to be taken.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct FinishedWait {

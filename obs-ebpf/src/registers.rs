@@ -17,11 +17,7 @@ use crate::task::Task;
 const WORDS: usize = 64;
 
 #[map]
-static REGISTERS: PerCpuArray<[u64; WORDS]> = PerCpuArray::with_max_entries(2, 0);
-/// Of programs that nothing but an interrupt interrupts.
-const FOR_EVENTS: u32 = 0;
-/// Of iterators, which others interrupt.
-const FOR_ITERATORS: u32 = 1;
+static REGISTERS: PerCpuArray<[u64; WORDS]> = PerCpuArray::with_max_entries(1, 0);
 
 /// A copy of the registers, in this CPU's scratch space, in the kernel's own order.
 #[derive(Clone, Copy)]
@@ -33,6 +29,8 @@ mod layout {
     pub(super) const PT_REGS_WORDS: usize = 21;
     /// `orig_ax`: the system call's number, -1 outside of one.
     pub(super) const SYSTEM_CALL: usize = 15;
+    /// What the kernel keeps it as.
+    pub(super) type Number = u64;
     pub(super) const FIRST_ARGUMENT: usize = 14;
     pub(super) const KEPT_WORDS: usize = PT_REGS_WORDS;
     pub(super) const FP: usize = 4;
@@ -53,7 +51,8 @@ mod layout {
     pub(super) const FIRST_ARGUMENT: usize = 34;
     /// `syscallno`, in the low half: -1 outside of a system call.
     pub(super) const SYSTEM_CALL: usize = 35;
-    pub(super) const KEPT_WORDS: usize = 36;
+    pub(super) type Number = u32;
+    pub(super) const KEPT_WORDS: usize = PT_REGS_WORDS;
     pub(super) const FP: usize = 29;
     pub(super) const LR: usize = 30;
     pub(super) const SP: usize = 31;
@@ -86,19 +85,7 @@ impl Registers {
     #[inline(always)]
     #[must_use]
     pub fn of(task: Task) -> Option<Self> {
-        Self::read(task, FOR_EVENTS)
-    }
-
-    /// The same, for iterators.
-    #[inline(always)]
-    #[must_use]
-    pub fn of_iterated(task: Task) -> Option<Self> {
-        Self::read(task, FOR_ITERATORS)
-    }
-
-    #[inline(always)]
-    fn read(task: Task, place: u32) -> Option<Self> {
-        let words = REGISTERS.get_ptr_mut(place)?;
+        let words = REGISTERS.get_ptr_mut(0)?;
         // SAFETY: the task is the verifier's; the slice is the part of this CPU's scratch space that is filled.
         unsafe {
             let source = bpf_task_pt_regs(task.as_ptr()) as *const u8;
@@ -172,21 +159,6 @@ impl Registers {
         return self.word(layout::LR);
     }
 
-    /// The number of the system call that the task is in; `None` if it came into the kernel otherwise.
-    #[inline(always)]
-    #[must_use]
-    pub fn system_call(self) -> Option<u32> {
-        let number = self.word(layout::SYSTEM_CALL) as u32;
-        (number != u32::MAX).then_some(number)
-    }
-
-    /// The first argument of the system call.
-    #[inline(always)]
-    #[must_use]
-    pub fn first_argument(self) -> u64 {
-        self.word(layout::FIRST_ARGUMENT)
-    }
-
     /// A general register by its DWARF number.
     #[inline(always)]
     #[must_use]
@@ -239,5 +211,29 @@ impl Registers {
         return None;
         #[cfg(bpf_target_arch = "aarch64")]
         return Some(obs_common::unwind_row::signal_aarch64::LR_BYTES);
+    }
+}
+
+/// The system call that a task is in, read from where its registers stand, without a copy of all of them.
+#[derive(Clone, Copy)]
+pub struct SystemCall {
+    /// Its number.
+    pub number: u32,
+    /// Its first argument.
+    pub first_argument: u64,
+}
+
+impl SystemCall {
+    /// That of a task with a user stack; `None` if it came into the kernel otherwise.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(task: Task) -> Option<Self> {
+        // SAFETY: the task is the verifier's, and so is what the helper returns: it checks the loads against the kernel's BTF.
+        unsafe {
+            let registers = bpf_task_pt_regs(task.as_ptr()) as *const u64;
+            let number = registers.add(layout::SYSTEM_CALL).cast::<layout::Number>().read() as u32;
+            let first_argument = registers.add(layout::FIRST_ARGUMENT).read();
+            (number != u32::MAX).then_some(Self { number, first_argument })
+        }
     }
 }

@@ -117,9 +117,7 @@ impl Task {
     /// Reads the field at an offset.
     #[inline(always)]
     fn field<T: Copy>(self, offset: &Global<u32>) -> T {
-        let address = self.0.cast::<u8>().wrapping_add(offset.load() as usize);
-        // SAFETY: the verifier checks this load against the kernel's BTF, or refuses the program.
-        unsafe { address.cast::<T>().read() }
+        typed_at(self.0.cast(), offset)
     }
 
     /// Process id in the initial namespace.
@@ -235,7 +233,14 @@ impl Task {
             return None;
         }
         let set: *const u8 = self.field(&OFFSET_TASK_CGROUPS);
-        read_at(set, &OFFSET_CSS_SET_DFL_CGRP).map(Cgroup)
+        if set.is_null() { None } else { Cgroup::at(typed_at(set, &OFFSET_CSS_SET_DFL_CGRP)) }
+    }
+
+    /// The id of its cgroup; 0 if this kernel has none. As `bpf_get_current_cgroup_id`, for any task and without a call.
+    #[inline(always)]
+    #[must_use]
+    pub fn cgroup_id(self) -> u64 {
+        self.cgroup().and_then(Cgroup::id).unwrap_or(0)
     }
 
     /// Whether it is woken just now.
@@ -257,11 +262,7 @@ impl Task {
     #[inline(always)]
     #[must_use]
     pub fn waits_for_io(self) -> bool {
-        let address = self.0.cast::<u8>().wrapping_add(OFFSET_TASK_IN_IOWAIT.load() as usize);
-        // A helper: the verifier knows no byte there, but bit fields.
-        // SAFETY: the helper checks the address itself.
-        let byte = unsafe { bpf_probe_read_kernel(address) }.unwrap_or(0);
-        u32::from(byte) & MASK_TASK_IN_IOWAIT.load() != 0
+        u32::from(self.field::<u8>(&OFFSET_TASK_IN_IOWAIT)) & MASK_TASK_IN_IOWAIT.load() != 0
     }
 
     /// Whether its cgroup, or one above, has used up its quota of CPU time.
@@ -285,11 +286,15 @@ impl Task {
     #[inline(always)]
     fn mode_of_descriptor(self, descriptor: u64) -> Option<u16> {
         let files: *const u8 = self.field(&OFFSET_TASK_FILES);
-        let table: *const u8 = read_at(files, &OFFSET_FILES_FDT)?;
-        if descriptor >= u64::from(read_at::<u32>(table, &OFFSET_FDTABLE_MAX_FDS)?) {
+        if files.is_null() {
             return None;
         }
-        let descriptors: *const *const u8 = read_at(table, &OFFSET_FDTABLE_FD)?;
+        let table: *const u8 = typed_at(files, &OFFSET_FILES_FDT);
+        if table.is_null() || descriptor >= u64::from(typed_at::<u32>(table, &OFFSET_FDTABLE_MAX_FDS)) {
+            return None;
+        }
+        // What stands there the verifier does not know.
+        let descriptors: *const *const u8 = typed_at(table, &OFFSET_FDTABLE_FD);
         // SAFETY: the helper checks the address itself.
         let file = unsafe { bpf_probe_read_kernel(descriptors.wrapping_add(descriptor as usize)) }.ok()?;
         let inode: *const u8 = read_at(file, &OFFSET_FILE_INODE)?;
@@ -321,19 +326,30 @@ impl Cgroup {
     #[inline(always)]
     #[must_use]
     pub fn id(self) -> Option<u64> {
-        read_at::<*const u8>(self.0, &OFFSET_CGROUP_KN).and_then(|node| read_at(node, &OFFSET_KERNFS_NODE_ID))
+        let node: *const u8 = typed_at(self.0, &OFFSET_CGROUP_KN);
+        (!node.is_null()).then(|| typed_at(node, &OFFSET_KERNFS_NODE_ID))
     }
 
     /// The one that it is in.
     #[inline(always)]
     #[must_use]
     pub fn parent(self) -> Option<Self> {
-        let state: *const u8 = read_at(self.0, &OFFSET_CGROUP_PARENT)?;
-        if state.is_null() {
-            return None;
-        }
-        read_at(state, &OFFSET_CSS_CGROUP).map(Self)
+        let state: *const u8 = typed_at(self.0, &OFFSET_CGROUP_PARENT);
+        if state.is_null() { None } else { Self::at(typed_at(state, &OFFSET_CSS_CGROUP)) }
     }
+
+    #[inline(always)]
+    fn at(cgroup: *const u8) -> Option<Self> {
+        (!cgroup.is_null()).then_some(Self(cgroup))
+    }
+}
+
+/// Reads a field of a structure that the verifier knows as such.
+#[inline(always)]
+fn typed_at<T: Copy>(structure: *const u8, offset: &Global<u32>) -> T {
+    let address = structure.wrapping_add(offset.load() as usize);
+    // SAFETY: the verifier checks this load against the kernel's BTF, or refuses the program. Where the memory is gone it yields 0.
+    unsafe { address.cast::<T>().read() }
 }
 
 /// Reads a field of a structure of the kernel's.

@@ -20,9 +20,9 @@ pub mod waker;
 use aya_ebpf::{
     Global,
     bindings::BPF_NOEXIST,
-    helpers::{bpf_ktime_get_boot_ns, generated::bpf_get_current_cgroup_id},
+    helpers::{bpf_ktime_get_ns, generated::bpf_get_smp_processor_id},
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::{Array, HashMap},
 };
 use core::ffi::c_void;
 use obs_common::{
@@ -38,9 +38,9 @@ use self::{
 };
 use crate::{
     filter, loss, process,
-    registers::Registers,
+    registers::{Registers, SystemCall},
     stack, system_call,
-    task::{Cgroup, Task},
+    task::Task,
 };
 
 /// Waits of so many nanoseconds and more have stacks.
@@ -57,25 +57,43 @@ static HAS_SWITCH_END: Global<u32> = Global::new(0);
 
 #[map]
 static WAITS: HashMap<u32, Wait> = HashMap::with_max_entries(WAITS_MAX, 0);
-/// Of the thread that runs on this CPU.
+/// Of the thread that runs on each CPU, by the CPU's number; user space says how many there are. Where it is looked up nothing is
+/// called, which each switch would pay for.
 #[map]
-static WAIT_FINISHED: PerCpuArray<FinishedWait> = PerCpuArray::with_max_entries(1, 0);
+static WAIT_FINISHED: Array<FinishedWait> = Array::with_max_entries(1, 0);
 
+/// This CPU's.
+#[inline(always)]
+fn finished() -> Option<*mut FinishedWait> {
+    // SAFETY: the helper takes no arguments.
+    WAIT_FINISHED.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
+}
+
+/// The time. Not that of the boot-time clock: while the machine sleeps nobody waits, and it takes longer to read.
 #[inline(always)]
 fn now_ns() -> u64 {
     // SAFETY: the helper takes no arguments.
-    unsafe { bpf_ktime_get_boot_ns() }
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// A CPU goes over from one thread, the current one, to another.
+#[inline(always)]
+pub fn switch(previous: Task, next: Task) {
+    // One moment for both: no time is lost between them.
+    let now_ns = now_ns();
+    begin(previous, now_ns);
+    end(next, now_ns);
 }
 
 /// A thread, the current one, ceases to run.
 #[inline(always)]
-pub fn begin(task: Task) {
+fn begin(task: Task, now_ns: u64) {
     let tid = task.tid();
-    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
+    let Some(finished) = finished() else { return };
     if tid == 0 {
         return;
     }
-    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
+    // SAFETY: an element for this CPU alone; this program does not interrupt itself.
     unsafe {
         // Of a thread that left this CPU unseen.
         if (*finished).tid != 0 && ((*finished).tid != tid || has_switch_end()) {
@@ -83,24 +101,22 @@ pub fn begin(task: Task) {
             (*finished).tid = 0;
         }
     }
-    if let Some(wait) = WAITS.get_ptr_mut(tid) {
-        end_unseen(task, wait);
-    }
-    if COUNTS_RUNNING.load() != 0 {
-        count_run(task, tid);
-    }
-    if task.is_dead() {
-        dies(task, tid);
-    }
-    let registers = user_registers(task);
-    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
+    let needs_stack = match WAITS.get_ptr_mut(tid) {
+        Some(wait) => begin_again(task, tid, wait, now_ns),
+        None if task.is_dead() || !filter::admits(task) => false,
+        None => {
+            let (wait, needs_stack) = wait_of(task, now_ns);
+            follow(tid, &wait) && needs_stack
+        }
+    };
+    // SAFETY: an element for this CPU alone; this program does not interrupt itself.
     let has_finished = !has_switch_end() && unsafe { (*finished).tid } == tid;
     // What is known goes into maps before the stack is walked, and is read from there behind: the verifier would follow the walk once
     // for each of the states.
-    let needs_stack = !task.is_dead() && is_asked_for(task, tid) && note(task, tid, registers);
     if !needs_stack && !has_finished {
         return;
     }
+    let registers = user_registers(task);
     let user_stack = user_stack_of(task, registers);
     // SAFETY: as above; the value of a map stays valid while the program runs.
     unsafe {
@@ -113,6 +129,38 @@ pub fn begin(task: Task) {
             (*wait).user_stack = user_stack;
         }
     }
+}
+
+/// A thread, the current one, that is followed ceases to run. Whether its user stack has to be taken now.
+#[inline(always)]
+fn begin_again(task: Task, tid: u32, wait: *mut Wait, now_ns: u64) -> bool {
+    end_unseen(task, wait, now_ns);
+    if COUNTS_RUNNING.load() != 0 {
+        count_run(task, wait, now_ns);
+    }
+    if task.is_dead() {
+        dies(task, tid, wait, now_ns);
+        return false;
+    }
+    // While it ends it no longer passes the filter, which forgets its process early.
+    if !filter::admits(task) && !task.is_exiting() {
+        return false;
+    }
+    let (this, needs_stack) = wait_of(task, now_ns);
+    // SAFETY: the value stays valid while the program runs. Whoever wakes the thread writes `woken_ns` only, and no earlier than the
+    // thread's state says so: what stands there otherwise is of a time when it ran.
+    unsafe {
+        (*wait).user_stack = this.user_stack;
+        (*wait).run_time_ns = this.run_time_ns;
+        (*wait).cgroup_id = this.cgroup_id;
+        (*wait).state = this.state;
+        if !task.is_being_woken() {
+            (*wait).woken_ns = 0;
+            (*wait).waker = NO_WAKER;
+        }
+        (*wait).since_ns = now_ns;
+    }
+    needs_stack
 }
 
 #[inline(always)]
@@ -135,52 +183,24 @@ fn user_stack_of(task: Task, registers: Option<Registers>) -> u64 {
     stack::user_from(task, &image, registers)
 }
 
-/// Whether the current thread is to be followed. While it ends it no longer passes the filter, which forgets its process early.
+/// What is known of the current thread as it ceases to run, and whether its user stack has to be taken now.
 #[inline(always)]
-fn is_asked_for(task: Task, tid: u32) -> bool {
-    filter::admits(task) || (task.is_exiting() && WAITS.get_ptr(tid).is_some())
-}
-
-/// Notes since when the current thread does not run, and why. Whether its user stack has to be taken now.
-#[inline(always)]
-fn note(task: Task, tid: u32, registers: Option<Registers>) -> bool {
-    let state = state(task, registers);
-    let needs_stack =
-        !has_switch_end() && registers.is_some_and(|registers| ends_without_a_system_call(state, registers));
+fn wait_of(task: Task, now_ns: u64) -> (Wait, bool) {
+    let state = state(task);
+    let needs_stack = !has_switch_end() && ends_without_a_system_call(task, state);
     let wait = Wait {
-        since_ns: now_ns(),
+        since_ns: now_ns,
         woken_ns: 0,
         run_time_ns: task.run_time_ns(),
         // Until it is taken.
         user_stack: if needs_stack { LOST_STACK } else { NO_STACK },
-        // SAFETY: the helper takes no arguments.
-        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        cgroup_id: task.cgroup_id(),
         waker: NO_WAKER,
         state: state as u32,
         exec_id: 0,
         short: ShortWaits::NONE,
     };
-    match WAITS.get_ptr_mut(tid) {
-        // SAFETY: the value stays valid while the program runs. Whoever wakes the thread writes `woken_ns` only, and no earlier
-        // than the thread's state says so: what stands there otherwise is of a time when it ran.
-        Some(known) => unsafe {
-            (*known).user_stack = wait.user_stack;
-            (*known).run_time_ns = wait.run_time_ns;
-            (*known).cgroup_id = wait.cgroup_id;
-            (*known).state = wait.state;
-            if !task.is_being_woken() {
-                (*known).woken_ns = 0;
-                (*known).waker = NO_WAKER;
-            }
-            (*known).since_ns = wait.since_ns;
-        },
-        None => {
-            if !follow(tid, &wait) {
-                return false;
-            }
-        }
-    }
-    needs_stack
+    (wait, needs_stack)
 }
 
 /// Begins to follow a thread. Whether there was room.
@@ -199,35 +219,32 @@ fn follow(tid: u32, wait: &Wait) -> bool {
     true
 }
 
-/// A thread is over, which may have been followed.
+/// A thread is over that was followed.
 #[inline(always)]
-fn dies(task: Task, tid: u32) {
-    if let Some(wait) = WAITS.get_ptr_mut(tid) {
-        count_short(task, wait);
-        let _ = WAITS.remove(tid);
-        end_of_life();
-    }
+fn dies(task: Task, tid: u32, wait: *mut Wait, now_ns: u64) {
+    count_short(task, wait);
+    let _ = WAITS.remove(tid);
+    end_of_life(now_ns);
 }
 
 /// A thread that was followed is followed no more.
 #[inline(always)]
-fn end_of_life() {
+fn end_of_life(now_ns: u64) {
     if COUNTS_RUNNING.load() != 0 {
-        loss::add(KernelCounter::ThreadTimeNs, now_ns());
+        loss::add(KernelCounter::ThreadTimeNs, now_ns);
     }
 }
 
 /// Counts for how long a thread, the current one, has run.
 #[inline(always)]
-fn count_run(task: Task, tid: u32) {
-    let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
+fn count_run(task: Task, wait: *mut Wait, now_ns: u64) {
     // SAFETY: the value stays valid while the program runs.
     let (since_ns, state, cgroup_id) = unsafe { ((*wait).since_ns, (*wait).state, (*wait).cgroup_id) };
     if state != WaitState::Running as u32 || since_ns == 0 {
         return;
     }
     let mut key = key_without_stacks(task, cgroup_id);
-    count_part(&mut key, state, now_ns().saturating_sub(since_ns));
+    count_part(&mut key, state, now_ns.saturating_sub(since_ns));
     // SAFETY: as above.
     unsafe { (*wait).since_ns = 0 };
 }
@@ -254,20 +271,19 @@ pub fn wake(context: *mut c_void, task: Task) {
 
 /// A thread, which is not the current one yet, runs again.
 #[inline(always)]
-pub fn end(task: Task) {
+fn end(task: Task, now_ns: u64) {
     let tid = task.tid();
     let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
     // SAFETY: the value stays valid while the program runs.
     let this = unsafe { *wait };
     let Wait { since_ns, user_stack, cgroup_id, waker, state, .. } = this;
     if since_ns != 0 && state == WaitState::Running as u32 {
-        begin_unseen(task, wait);
+        begin_unseen(task, wait, now_ns);
         return;
     }
     if since_ns == 0 {
         return;
     }
-    let now_ns = now_ns();
     // SAFETY: as above.
     unsafe {
         (*wait).since_ns = 0;
@@ -286,9 +302,9 @@ pub fn end(task: Task) {
     let comm = task.comm();
     process::announce(task, &image);
     let kernel_stack = stack::kernel_of(task);
-    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
+    let Some(finished) = finished() else { return };
     let registers = user_registers(task);
-    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
+    // SAFETY: an element for this CPU alone; this program does not interrupt itself.
     unsafe {
         (*finished).state = state;
         (*finished).ip = registers.map_or(0, Registers::ip);
@@ -311,8 +327,8 @@ pub fn end(task: Task) {
 /// The user stack of the wait that the current thread came out of can be had.
 #[inline(always)]
 pub fn take_user_stack() {
-    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
-    // SAFETY: an element of a per-CPU array, on a CPU that does not switch while this program runs.
+    let Some(finished) = finished() else { return };
+    // SAFETY: an element for this CPU alone, which that does not switch while this program runs.
     if unsafe { (*finished).tid } == 0 {
         return;
     }
@@ -330,9 +346,7 @@ pub fn take_user_stack() {
 #[inline(always)]
 pub fn begin_chosen(task: Task) {
     if COUNTS_RUNNING.load() != 0 {
-        // SAFETY: the helper takes no arguments.
-        let cgroup_id = unsafe { bpf_get_current_cgroup_id() };
-        follow(task.tid(), &since_now(task, WaitState::Running, cgroup_id));
+        follow(task.tid(), &since_now(task, WaitState::Running));
     }
 }
 
@@ -342,8 +356,7 @@ pub fn begin_new(task: Task) {
     if !filter::admits_other(task) {
         return;
     }
-    let cgroup_id = task.cgroup().and_then(Cgroup::id).unwrap_or(0);
-    let mut wait = since_now(task, WaitState::RunQueue, cgroup_id);
+    let mut wait = since_now(task, WaitState::RunQueue);
     // It does not come by the end of a switch the first time. The memory that it begins with is the current thread's, or equal.
     let registers = if has_switch_end() { user_registers(task) } else { None };
     if registers.is_some() {
@@ -354,13 +367,13 @@ pub fn begin_new(task: Task) {
 
 /// What is known of a thread that begins to be followed.
 #[inline(always)]
-fn since_now(task: Task, state: WaitState, cgroup_id: u64) -> Wait {
+fn since_now(task: Task, state: WaitState) -> Wait {
     Wait {
         since_ns: now_ns(),
         woken_ns: 0,
         run_time_ns: task.run_time_ns(),
         user_stack: NO_STACK,
-        cgroup_id,
+        cgroup_id: task.cgroup_id(),
         waker: NO_WAKER,
         state: state as u32,
         exec_id: 0,
@@ -370,32 +383,33 @@ fn since_now(task: Task, state: WaitState, cgroup_id: u64) -> Wait {
 
 /// Whether a thread that waits so will not come by the return of a system call.
 #[inline(always)]
-fn ends_without_a_system_call(state: WaitState, registers: Registers) -> bool {
-    matches!(state, WaitState::Preempted | WaitState::Throttled) || registers.system_call().is_none()
+fn ends_without_a_system_call(task: Task, state: WaitState) -> bool {
+    task.has_user_stack()
+        && (matches!(state, WaitState::Preempted | WaitState::Throttled) || SystemCall::of(task).is_none())
 }
 
 /// For what a thread waits that ceases to run.
 #[inline(always)]
-pub(crate) fn state(task: Task, registers: Option<Registers>) -> WaitState {
+pub(crate) fn state(task: Task) -> WaitState {
     if task.is_runnable() {
         return if task.is_throttled() { WaitState::Throttled } else { WaitState::Preempted };
     }
     if task.waits_for_io() {
         return WaitState::BlockIo;
     }
-    let Some(registers) = registers else {
+    if !task.has_user_stack() {
         return if task.is_interruptible() { WaitState::Sleep } else { WaitState::Kernel };
-    };
-    match registers.system_call() {
-        None => WaitState::PageFault,
-        Some(_) if !task.is_interruptible() => WaitState::Kernel,
-        Some(number) if system_call::is_futex(number) => WaitState::Lock,
-        Some(number) if system_call::is_network(number) => WaitState::Network,
-        Some(number)
-            if system_call::takes_descriptor(number) && task.descriptor_is_socket(registers.first_argument()) =>
-        {
-            WaitState::Network
-        }
-        Some(_) => WaitState::Sleep,
+    }
+    let Some(SystemCall { number, first_argument }) = SystemCall::of(task) else { return WaitState::PageFault };
+    if !task.is_interruptible() {
+        WaitState::Kernel
+    } else if system_call::is_futex(number) {
+        WaitState::Lock
+    } else if system_call::is_network(number)
+        || (system_call::takes_descriptor(number) && task.descriptor_is_socket(first_argument))
+    {
+        WaitState::Network
+    } else {
+        WaitState::Sleep
     }
 }

@@ -9,9 +9,8 @@
 )]
 
 use aya_ebpf::{EbpfContext as _, bindings::task_struct, macros::btf_tracepoint, programs::BtfTracePointContext};
-use obs_common::counters::KernelCounter;
 use obs_ebpf::{
-    filter, loss,
+    filter,
     task::Task,
     wait::{self, iterate::TaskIteration},
 };
@@ -19,9 +18,9 @@ use obs_ebpf::{
 /// Runs on each switch from one thread to another, while the first is still the current one.
 #[btf_tracepoint(function = "sched_switch")]
 pub fn offcpu_switch(context: BtfTracePointContext) -> i32 {
-    loss::count(KernelCounter::Runs);
-    wait::begin(Task::from_argument(context.arg::<*const task_struct>(1)));
-    wait::end(Task::from_argument(context.arg::<*const task_struct>(2)));
+    let previous = Task::from_argument(context.arg::<*const task_struct>(1));
+    let next = Task::from_argument(context.arg::<*const task_struct>(2));
+    wait::switch(previous, next);
     0
 }
 

@@ -15,7 +15,7 @@ pub mod tcp;
 use aya_ebpf::{
     Global,
     bindings::BPF_NOEXIST,
-    helpers::{bpf_ktime_get_ns, generated::bpf_get_current_cgroup_id},
+    helpers::bpf_ktime_get_ns,
     macros::map,
     maps::{Array, HashMap, LruHashMap},
 };
@@ -85,8 +85,7 @@ fn owner_of(task: Task) -> LatencyOwner {
     let by = LATENCY_BY.load();
     let mut owner = LatencyOwner::NOBODY;
     if by & BY_CGROUP != 0 {
-        // SAFETY: the helper takes no arguments.
-        owner.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
+        owner.cgroup_id = task.cgroup_id();
     }
     if by & BY_PROCESS != 0 {
         let image = task.image();

@@ -11,7 +11,7 @@ use obs_common::{
 };
 
 use super::{LATENCY_STARTS, add, measures, now_ns, owner_of, thread};
-use crate::{filter, loss, registers::Registers, task::Task, wait};
+use crate::{filter, loss, task::Task, wait};
 
 /// Both sources share one start.
 #[inline(always)]
@@ -65,8 +65,7 @@ fn note(key: u64, start: &LatencyStart) {
 #[inline(always)]
 fn reason(task: Task) -> WaitState {
     if measures(LatencySource::OffCpu) {
-        let registers = if task.has_user_stack() { Registers::of(task) } else { None };
-        wait::state(task, registers)
+        wait::state(task)
     } else if !task.is_runnable() {
         WaitState::Sleep
     } else if task.is_throttled() {

@@ -19,12 +19,7 @@ use super::{
     unseen::end_unseen,
     user_registers,
 };
-use crate::{
-    filter, process,
-    registers::Registers,
-    stack,
-    task::{Cgroup, Task},
-};
+use crate::{filter, process, stack, task::Task};
 
 /// What a program is given that runs for each thread: `struct bpf_iter__task`.
 #[repr(C)]
@@ -78,14 +73,14 @@ pub fn begun(task: Task) {
     } else if task.is_runnable() {
         WaitState::RunQueue
     } else {
-        state(task, if task.has_user_stack() { Registers::of_iterated(task) } else { None })
+        state(task)
     };
     if state == WaitState::Running && COUNTS_RUNNING.load() == 0 {
         return;
     }
     // So that its unwind table is there when its wait ends.
     process::announce(task, &task.image());
-    follow(task.tid(), &since_now(task, state, task.cgroup().and_then(Cgroup::id).unwrap_or(0)));
+    follow(task.tid(), &since_now(task, state));
 }
 
 /// Writes what a thread does that is not over, and follows it no more. Nothing else of this object may run any more.
@@ -96,12 +91,13 @@ pub fn begun(task: Task) {
 pub unsafe fn unfinished(context: *const TaskIteration, task: Task) {
     let tid = task.tid();
     let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
+    let now_ns = now_ns();
     if task.is_on_cpu() {
-        end_unseen(task, wait);
+        end_unseen(task, wait, now_ns);
     }
     // SAFETY: the value stays valid while the program runs.
     let this = unsafe { *wait };
-    end_of_life();
+    end_of_life(now_ns);
     count_short(task, wait);
     // What is left behind is of threads that are gone.
     let _ = WAITS.remove(tid);
@@ -110,7 +106,7 @@ pub unsafe fn unfinished(context: *const TaskIteration, task: Task) {
     }
     let Some(record) = UNFINISHED_SCRATCH.get_ptr_mut(0) else { return };
     let Wait { user_stack, cgroup_id, state, .. } = this;
-    let (blocked_ns, queued_ns) = parts_ns(&this, now_ns());
+    let (blocked_ns, queued_ns) = parts_ns(&this, now_ns);
     let mut key = key_without_stacks(task, cgroup_id);
     let mut has_registers = false;
     key.waker = NO_WAKER;

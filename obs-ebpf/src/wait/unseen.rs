@@ -9,21 +9,19 @@ use obs_common::{
 use super::{
     COUNTS_RUNNING,
     count::{add_short, count_part, count_parts, is_short, key_without_stacks, parts_ns},
-    now_ns,
 };
 use crate::task::Task;
 
 /// Ends the wait of a thread that has run since and that nobody saw begin to. When that was follows from how long it has run; what interrupts and a
 /// hypervisor took meanwhile is not in that account, and so part of the wait. The stack of then is gone.
 #[inline(always)]
-pub(super) fn end_unseen(task: Task, wait: *mut Wait) {
+pub(super) fn end_unseen(task: Task, wait: *mut Wait, now_ns: u64) {
     // SAFETY: the value of a map stays valid while the program runs.
     let this = unsafe { *wait };
     let Wait { since_ns, run_time_ns, user_stack, cgroup_id, state, waker, .. } = this;
     if since_ns == 0 || state == WaitState::Running as u32 {
         return;
     }
-    let now_ns = now_ns();
     let ran_ns = task.run_time_ns().saturating_sub(run_time_ns);
     let began_ns = now_ns.saturating_sub(ran_ns.min(now_ns.saturating_sub(since_ns)));
     let (blocked_ns, queued_ns) = parts_ns(&this, began_ns);
@@ -48,10 +46,10 @@ pub(super) fn end_unseen(task: Task, wait: *mut Wait) {
 
 /// Counts for how long a thread has run that ceased to unseen, and now runs again. What it waited for in between is not known.
 #[inline(always)]
-pub(super) fn begin_unseen(task: Task, wait: *mut Wait) {
+pub(super) fn begin_unseen(task: Task, wait: *mut Wait, now_ns: u64) {
     // SAFETY: the value of a map stays valid while the program runs.
     let Wait { since_ns, run_time_ns, cgroup_id, .. } = unsafe { *wait };
-    let (now_ns, now_run_time_ns) = (now_ns(), task.run_time_ns());
+    let now_run_time_ns = task.run_time_ns();
     let ran_ns = now_run_time_ns.saturating_sub(run_time_ns).min(now_ns.saturating_sub(since_ns));
     count_part(&mut key_without_stacks(task, cgroup_id), WaitState::Running as u32, ran_ns);
     // SAFETY: as above.
