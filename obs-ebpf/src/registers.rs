@@ -214,26 +214,33 @@ impl Registers {
     }
 }
 
-/// The system call that a task is in, read from where its registers stand, without a copy of all of them.
+/// How a task came into the kernel, read from where its registers stand, without a copy of all of them.
 #[derive(Clone, Copy)]
-pub struct SystemCall {
-    /// Its number.
-    pub number: u32,
-    /// Its first argument.
+pub struct Entry {
+    /// The number of the system call that it is in; `None` if it came otherwise.
+    pub system_call: Option<u32>,
+    /// The first argument of the system call.
     pub first_argument: u64,
 }
 
-impl SystemCall {
-    /// That of a task with a user stack; `None` if it came into the kernel otherwise.
+impl Entry {
+    /// That of a task with a user stack; `None` if it has none.
     #[inline(always)]
     #[must_use]
     pub fn of(task: Task) -> Option<Self> {
+        if !task.has_user_stack() {
+            return None;
+        }
         // SAFETY: the task is the verifier's, and so is what the helper returns: it checks the loads against the kernel's BTF.
         unsafe {
             let registers = bpf_task_pt_regs(task.as_ptr()) as *const u64;
+            // A thread of the kernel's that works in a process (io_uring's) has its maker's registers, but for this one.
+            if registers.add(layout::SP).read() == 0 {
+                return None;
+            }
             let number = registers.add(layout::SYSTEM_CALL).cast::<layout::Number>().read() as u32;
             let first_argument = registers.add(layout::FIRST_ARGUMENT).read();
-            (number != u32::MAX).then_some(Self { number, first_argument })
+            Some(Self { system_call: (number != u32::MAX).then_some(number), first_argument })
         }
     }
 }

@@ -20,9 +20,9 @@ pub mod waker;
 use aya_ebpf::{
     Global,
     bindings::BPF_NOEXIST,
-    helpers::{bpf_ktime_get_ns, generated::bpf_get_smp_processor_id},
+    helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, HashMap},
+    maps::{HashMap, PerCpuArray},
 };
 use core::ffi::c_void;
 use obs_common::{
@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     filter, loss, process,
-    registers::{Registers, SystemCall},
+    registers::{Entry, Registers},
     stack, system_call,
     task::Task,
 };
@@ -57,17 +57,9 @@ static HAS_SWITCH_END: Global<u32> = Global::new(0);
 
 #[map]
 static WAITS: HashMap<u32, Wait> = HashMap::with_max_entries(WAITS_MAX, 0);
-/// Of the thread that runs on each CPU, by the CPU's number; user space says how many there are. Where it is looked up nothing is
-/// called, which each switch would pay for.
+/// Of the thread that runs on this CPU.
 #[map]
-static WAIT_FINISHED: Array<FinishedWait> = Array::with_max_entries(1, 0);
-
-/// This CPU's.
-#[inline(always)]
-fn finished() -> Option<*mut FinishedWait> {
-    // SAFETY: the helper takes no arguments.
-    WAIT_FINISHED.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
-}
+static WAIT_FINISHED: PerCpuArray<FinishedWait> = PerCpuArray::with_max_entries(1, 0);
 
 /// The time. Not that of the boot-time clock: while the machine sleeps nobody waits, and it takes longer to read.
 #[inline(always)]
@@ -89,11 +81,11 @@ pub fn switch(previous: Task, next: Task) {
 #[inline(always)]
 fn begin(task: Task, now_ns: u64) {
     let tid = task.tid();
-    let Some(finished) = finished() else { return };
+    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
     if tid == 0 {
         return;
     }
-    // SAFETY: an element for this CPU alone; this program does not interrupt itself.
+    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
     unsafe {
         // Of a thread that left this CPU unseen.
         if (*finished).tid != 0 && ((*finished).tid != tid || has_switch_end()) {
@@ -109,7 +101,7 @@ fn begin(task: Task, now_ns: u64) {
             follow(tid, &wait) && needs_stack
         }
     };
-    // SAFETY: an element for this CPU alone; this program does not interrupt itself.
+    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
     let has_finished = !has_switch_end() && unsafe { (*finished).tid } == tid;
     // What is known goes into maps before the stack is walked, and is read from there behind: the verifier would follow the walk once
     // for each of the states.
@@ -178,6 +170,10 @@ fn user_registers(task: Task) -> Option<Registers> {
 #[inline(always)]
 fn user_stack_of(task: Task, registers: Option<Registers>) -> u64 {
     let Some(registers) = registers else { return LOST_STACK };
+    // While it executes a program, its registers are still the old one's when its memory is the new one's.
+    if Entry::of(task).and_then(|entry| entry.system_call).is_some_and(system_call::is_exec) {
+        return GONE_STACK;
+    }
     let image = task.image();
     process::announce(task, &image);
     stack::user_from(task, &image, registers)
@@ -302,9 +298,9 @@ fn end(task: Task, now_ns: u64) {
     let comm = task.comm();
     process::announce(task, &image);
     let kernel_stack = stack::kernel_of(task);
-    let Some(finished) = finished() else { return };
+    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
     let registers = user_registers(task);
-    // SAFETY: an element for this CPU alone; this program does not interrupt itself.
+    // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
     unsafe {
         (*finished).state = state;
         (*finished).ip = registers.map_or(0, Registers::ip);
@@ -327,8 +323,8 @@ fn end(task: Task, now_ns: u64) {
 /// The user stack of the wait that the current thread came out of can be had.
 #[inline(always)]
 pub fn take_user_stack() {
-    let Some(finished) = finished() else { return };
-    // SAFETY: an element for this CPU alone, which that does not switch while this program runs.
+    let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
+    // SAFETY: an element of a per-CPU array, on a CPU that that does not switch while this program runs.
     if unsafe { (*finished).tid } == 0 {
         return;
     }
@@ -353,16 +349,9 @@ pub fn begin_chosen(task: Task) {
 /// A thread is made, by the current one, and waits for a CPU for the first time.
 #[inline(always)]
 pub fn begin_new(task: Task) {
-    if !filter::admits_other(task) {
-        return;
+    if filter::admits_other(task) {
+        follow(task.tid(), &since_now(task, WaitState::RunQueue));
     }
-    let mut wait = since_now(task, WaitState::RunQueue);
-    // It does not come by the end of a switch the first time. The memory that it begins with is the current thread's, or equal.
-    let registers = if has_switch_end() { user_registers(task) } else { None };
-    if registers.is_some() {
-        wait.user_stack = user_stack_of(Task::current(), registers);
-    }
-    follow(task.tid(), &wait);
 }
 
 /// What is known of a thread that begins to be followed.
@@ -384,8 +373,9 @@ fn since_now(task: Task, state: WaitState) -> Wait {
 /// Whether a thread that waits so will not come by the return of a system call.
 #[inline(always)]
 fn ends_without_a_system_call(task: Task, state: WaitState) -> bool {
-    task.has_user_stack()
-        && (matches!(state, WaitState::Preempted | WaitState::Throttled) || SystemCall::of(task).is_none())
+    Entry::of(task).is_some_and(|entry| {
+        matches!(state, WaitState::Preempted | WaitState::Throttled) || entry.system_call.is_none()
+    })
 }
 
 /// For what a thread waits that ceases to run.
@@ -397,19 +387,17 @@ pub(crate) fn state(task: Task) -> WaitState {
     if task.waits_for_io() {
         return WaitState::BlockIo;
     }
-    if !task.has_user_stack() {
+    let Some(Entry { system_call, first_argument }) = Entry::of(task) else {
         return if task.is_interruptible() { WaitState::Sleep } else { WaitState::Kernel };
-    }
-    let Some(SystemCall { number, first_argument }) = SystemCall::of(task) else { return WaitState::PageFault };
-    if !task.is_interruptible() {
-        WaitState::Kernel
-    } else if system_call::is_futex(number) {
-        WaitState::Lock
-    } else if system_call::is_network(number)
-        || (system_call::takes_descriptor(number) && task.descriptor_is_socket(first_argument))
-    {
-        WaitState::Network
-    } else {
-        WaitState::Sleep
+    };
+    match system_call {
+        None => WaitState::PageFault,
+        Some(_) if !task.is_interruptible() => WaitState::Kernel,
+        Some(number) if system_call::is_futex(number) => WaitState::Lock,
+        Some(number) if system_call::is_network(number) => WaitState::Network,
+        Some(number) if system_call::takes_descriptor(number) && task.descriptor_is_socket(first_argument) => {
+            WaitState::Network
+        }
+        Some(_) => WaitState::Sleep,
     }
 }

@@ -79,7 +79,7 @@ fn needs_owner() -> bool {
     LATENCY_BY.load() != 0 || filter::is_selective()
 }
 
-/// Whom a task's things are for, as far as the key tells. The cgroup is the current task's.
+/// Whom a task's things are for, as far as the key tells.
 #[inline(always)]
 fn owner_of(task: Task) -> LatencyOwner {
     let by = LATENCY_BY.load();

@@ -13,7 +13,7 @@ use crate::{
         load::{KernelError, Object},
         read::{ProgramLog, ProgramStats},
         unwind::UnwindMaps,
-        waits::{Ends, FINISHED, UnfinishedWaits, possible_cpus},
+        waits::{Ends, UnfinishedWaits},
     },
     model::{profile::ValueType, record::Record, stack::Stack, summary::SampleCounts},
 };
@@ -71,7 +71,7 @@ fn start(settings: &Settings) -> Result<Box<dyn Collector>, KernelError> {
     let types = KernelTypes::read()?;
     let switch_end = types.switch_end();
     let constants = [("HAS_SWITCH_END", u32::from(switch_end.is_some()))];
-    let mut object = load_with(&SPEC, settings, &constants, &[(FINISHED, possible_cpus()?)])?;
+    let mut object = load_with(&SPEC, settings, &constants, &[])?;
     let stacks = StackReader::take(&mut object)?;
     let log = settings.bpf_log.then(|| ProgramLog::take(&mut object)).transpose()?;
     let unfinished = UnfinishedWaits::take(&mut object)?;

@@ -162,7 +162,8 @@ impl Object {
 
     /// Detaches everything. Programs and maps stay, so that what they counted can still be read.
     pub fn detach(&mut self) {
-        for attached in self.attached.drain(..) {
+        // The other way round than they were attached: some rely on what others note before.
+        for attached in self.attached.drain(..).rev() {
             // The kernel side of a link goes with its descriptor; there is nothing that could fail and be mended.
             match attached {
                 Attached::Sampling(link) => drop(link),
@@ -181,9 +182,10 @@ impl Object {
     }
 }
 
-/// The name of the tracepoint that a thread hits at the end of the switch to it, which came with Linux 6.15 and was renamed in 6.16.
+/// The name of the tracepoint that a thread hits at the end of the switch to it, which came with Linux 6.15.
 pub(super) fn switch_end(types: &btf::Btf) -> Option<&'static str> {
-    ["sched_exit_tp", "sched_exit"].into_iter().find(|name| types.has_tracepoint(name))
+    const NAME: &str = "sched_exit_tp";
+    types.has_tracepoint(NAME).then_some(NAME)
 }
 
 /// The kernel's own types, by which typed tracepoints are found.

@@ -4,7 +4,7 @@ use std::{fs::File, io::Read as _, os::unix::fs::FileExt as _};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, MapData},
+    maps::{HashMap, MapData, PerCpuArray},
 };
 use obs_common::{
     limits::SNAPSHOT_STACK_BYTES_MAX,
@@ -17,25 +17,15 @@ use super::{
     read::Shared,
 };
 
-/// The map of the waits that are over, with an entry for each CPU.
-pub const FINISHED: &str = "WAIT_FINISHED";
+const FINISHED: &str = "WAIT_FINISHED";
 const WAITS: &str = "WAITS";
 
 // SAFETY: the type is `repr(C)`, all integers, without padding, and valid for every bit pattern.
 unsafe impl Pod for Shared<Wait> {}
 
-/// How many CPUs this machine may have.
-///
-/// # Errors
-/// If the kernel does not say.
-pub fn possible_cpus() -> Result<u32, KernelError> {
-    let counted = aya::util::nr_cpus().map_err(|(what, error)| KernelError::system(format!("read {what}"), error))?;
-    Ok(u32::try_from(counted).unwrap_or(u32::MAX))
-}
-
 /// The user-space half of `obs_ebpf::wait::iterate`.
 pub struct UnfinishedWaits {
-    finished: Array<MapData, Shared<FinishedWait>>,
+    finished: PerCpuArray<MapData, Shared<FinishedWait>>,
     waits: HashMap<MapData, u32, Shared<Wait>>,
 }
 
@@ -58,7 +48,7 @@ impl UnfinishedWaits {
         Ok(Self { finished: object.take_map(FINISHED)?, waits: object.take_map(WAITS)? })
     }
 
-    /// What threads do that is not over, and the waits that are over and whose threads are still in their system call. The object's
+    /// What threads do that is not over, and the waits that are over and whose user stacks were still to be taken. The object's
     /// other programs must be detached; `program` is its loaded iterator.
     ///
     /// # Errors
@@ -71,12 +61,9 @@ impl UnfinishedWaits {
             // SAFETY: the chunk is as long as the type, which is `repr(C)`, all integers, and valid for every bit pattern.
             .map(|record| unsafe { record.as_ptr().cast::<UnfinishedWait>().read_unaligned() })
             .collect();
-        for finished in self.finished.iter() {
-            let finished = finished.map_err(|error| KernelError::Map { map: FINISHED, why: error.to_string() })?.0;
-            if finished.tid != 0 {
-                waits.push(unfinished(finished));
-            }
-        }
+        let finished = self.finished.get(&0, 0);
+        let finished = finished.map_err(|error| KernelError::Map { map: FINISHED, why: error.to_string() })?;
+        waits.extend(finished.iter().map(|finished| finished.0).filter(|finished| finished.tid != 0).map(unfinished));
         // The iterator has removed those of all threads that there are.
         let gone = self.waits.iter().filter_map(Result::ok).map(|(_, wait)| last_counted_ns(&wait.0));
         Ok(Ends { waits, last_seen_ns: gone.fold(0, u64::wrapping_add) })

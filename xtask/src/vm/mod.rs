@@ -111,20 +111,21 @@ fn boot(guest: &Guest<'_>, limit: Duration, scenario_arguments: &[String]) -> Re
             println!("{} powered off after {seconds} s.", guest.name);
             return Ok(report);
         }
+        // Arguments may choose parts of names; those that are to be left out are whole names.
+        if !scenario_arguments.is_empty() {
+            passed.clear();
+        }
         println!(
             "After {seconds} s the emulator let {} run into a breakpoint that was no longer there: once more, without the {} \
              scenarios that have passed.",
             guest.name,
             passed.len()
         );
-        // Arguments may choose parts of names; those that are to be left out are whole names.
-        if scenario_arguments.is_empty() {
+        if !passed.is_empty() {
             let skips = passed.iter().flat_map(|name| ["--skip".to_owned(), name.clone()]);
             let arguments: Vec<String> = std::iter::once("--exact".to_owned()).chain(skips).collect();
             initramfs::write_again(guest.archive, &steps(&arguments), &again)?;
             archive = &again;
-        } else {
-            passed.clear();
         }
         before = Some(report);
         attempt += 1;

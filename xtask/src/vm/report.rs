@@ -77,18 +77,25 @@ impl Report {
             if let Some((name, _)) = line.strip_prefix("test ").and_then(|line| line.split_once(' ')) {
                 current = Some(name);
             }
-            if line == "ok" || line.ends_with("... ok") {
-                passed.extend(current.take().map(str::to_owned));
+            match line.rsplit(' ').next() {
+                Some("ok") => passed.extend(current.take().map(str::to_owned)),
+                Some("FAILED" | "ignored") => current = None,
+                _ => {}
             }
         }
         passed
     }
 
-    /// This report, of a guest that went on where another one died.
+    /// This report, of a guest that went on where another one died, with what that one's tests said.
     pub(super) fn going_on_from(mut self, before: Self) -> Self {
-        for died in before.steps.into_iter().filter(|step| step.status.is_none()) {
-            if let Some(step) = self.steps.iter_mut().find(|step| step.name == died.name) {
-                step.output.splice(0..0, died.output);
+        for mut died in before.steps.into_iter().filter(|step| step.status.is_none()) {
+            match self.steps.iter_mut().find(|step| step.name == died.name) {
+                Some(step) => {
+                    // Each boot says what it skips.
+                    died.output.retain(|line| !step.output.contains(line));
+                    step.output.splice(0..0, died.output);
+                }
+                None => self.steps.push(died),
             }
         }
         self
