@@ -49,14 +49,15 @@ pub(super) struct Ladder {
     /// Ticks since a step was shed, and since one was taken back.
     since_up: u32,
     since_down: Option<u32>,
-    /// Ticks that must pass from the last shedding to the next recovery.
-    holdoff: u32,
+    /// Ticks that must pass from the last shedding to the recovery of each step: what relapses waits longer each time, and no other.
+    holdoffs: Vec<u32>,
     is_exhausted: bool,
 }
 
 impl Ladder {
     pub(super) fn new(steps: usize) -> Self {
-        Self { steps, level: 0, above: 0, below: 0, since_up: 0, since_down: None, holdoff: 0, is_exhausted: false }
+        let holdoffs = vec![0; steps];
+        Self { steps, level: 0, above: 0, below: 0, since_up: 0, since_down: None, holdoffs, is_exhausted: false }
     }
 
     pub(super) fn level(&self) -> usize {
@@ -96,13 +97,15 @@ impl Ladder {
             if !self.climb() {
                 return if was_exhausted { Move::Stay } else { Move::Exhausted };
             }
-            let soon = patience.recover_after.saturating_mul(RELAPSE_WITHIN).max(self.holdoff);
+            // The step that is shed is the one that was taken back last, if any was.
+            let holdoff = &mut self.holdoffs[self.level - 1];
+            let soon = patience.recover_after.saturating_mul(RELAPSE_WITHIN).max(*holdoff);
             // Of several steps shed in a row the first alone is the relapse: it uses the recovery up.
             if self.since_down.take().is_some_and(|ticks| ticks <= soon) {
-                let doubled = self.holdoff.max(patience.recover_after).saturating_mul(2);
-                self.holdoff = doubled.min(patience.holdoff_max);
+                let doubled = (*holdoff).max(patience.recover_after).saturating_mul(2);
+                *holdoff = doubled.min(patience.holdoff_max);
             } else if self.since_up > soon {
-                self.holdoff = 0;
+                *holdoff = 0;
             }
             self.since_up = 0;
             return Move::Up;
@@ -114,11 +117,12 @@ impl Ladder {
             return Move::Stay;
         }
         self.below = self.below.saturating_add(1);
-        if self.level == 0 || self.below < patience.recover_after || self.since_up < self.holdoff {
+        let Some(top) = self.level.checked_sub(1) else { return Move::Stay };
+        if self.below < patience.recover_after || self.since_up < self.holdoffs[top] {
             return Move::Stay;
         }
         self.below = 0;
-        self.level -= 1;
+        self.level = top;
         self.since_down = Some(0);
         Move::Down
     }

@@ -283,6 +283,23 @@ fn a_relapse_doubles_the_wait_and_quiet_forgets_it() {
     assert_eq!((1..=2_000).find(|_| !governor.tick(&cpu(0.5)).is_empty()), Some(12));
 }
 
+#[test]
+fn a_step_that_relapses_keeps_no_other_one_away() {
+    let mut governor = Governor::new(policy(), &[]);
+    for _ in 0..6 {
+        ticks(&mut governor, cpu(1.5), 3);
+        assert_eq!(governor.shed(), [Shed::HalfFrequency]);
+        while ticks(&mut governor, cpu(0.5), 1).is_empty() {}
+    }
+    // A storm: all that there is is shed, and comes back step by step, but for the one that relapses all the time.
+    ticks(&mut governor, cpu(1.5), 3 * 6);
+    assert_eq!(governor.shed().len(), 6);
+    ticks(&mut governor, cpu(0.5), 12 * 5);
+    assert_eq!(governor.shed(), [Shed::HalfFrequency]);
+    ticks(&mut governor, cpu(0.5), 12 * 5);
+    assert_eq!(governor.shed(), [Shed::HalfFrequency]);
+}
+
 /// All sequences of ten ticks above, within and below the band, on a ladder of two steps.
 #[test]
 fn every_short_history_moves_for_a_reason_only() {
