@@ -38,26 +38,37 @@ impl Drop for RunTimes {
     }
 }
 
-/// How often programs ran, and how long together.
+/// What the kernel says of each program that a process holds, by the program's number.
+pub(crate) type Programs = BTreeMap<u64, ProgramTime>;
+
+/// How often a program ran, and how long together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct ProgramTime {
     pub(crate) runs: u64,
     pub(crate) seconds: f64,
 }
 
+/// What programs ran since an earlier moment. Of a program that is gone, what it did since then is not known any more.
+pub(super) fn since(now: &Programs, before: &Programs) -> ProgramTime {
+    now.iter().fold(ProgramTime::default(), |sum, (number, program)| {
+        let before = before.get(number).copied().unwrap_or_default();
+        ProgramTime {
+            runs: sum.runs + program.runs.saturating_sub(before.runs),
+            seconds: sum.seconds + (program.seconds - before.seconds).max(0.0),
+        }
+    })
+}
+
 /// All programs that a process holds, given its folder in procfs; each once, however many descriptors lead to it.
-pub(super) fn read(folder: &Path) -> Result<ProgramTime> {
+pub(super) fn read(folder: &Path) -> Result<Programs> {
     let folder = folder.join("fdinfo");
-    let mut programs = BTreeMap::new();
+    let mut programs = Programs::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
         // A descriptor may be closed meanwhile.
         let Ok(text) = entry.and_then(|entry| fs::read_to_string(entry.path())) else { continue };
         programs.extend(program(&text));
     }
-    Ok(programs.values().fold(ProgramTime::default(), |sum, program| ProgramTime {
-        runs: sum.runs + program.runs,
-        seconds: sum.seconds + program.seconds,
-    }))
+    Ok(programs)
 }
 
 /// The number of a program and its times, in the text about its descriptor; `None` for other descriptors.
@@ -71,6 +82,14 @@ fn program(text: &str) -> Option<(u64, ProgramTime)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_is_gone_takes_nothing_back() {
+        let time = |runs, seconds| ProgramTime { runs, seconds };
+        let before = Programs::from([(1, time(100, 9.0)), (2, time(10, 1.0))]);
+        let now = Programs::from([(2, time(15, 1.5)), (3, time(7, 0.25))]);
+        assert_eq!(since(&now, &before), time(12, 0.75));
+    }
 
     #[test]
     fn programs_are_told_from_other_descriptors() {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use self::kernel::ProgramTime;
+use self::kernel::Programs;
 pub(crate) use self::kernel::RunTimes;
 use self::metrics::Metrics;
 use self::process::ProcessCost;
@@ -53,7 +53,7 @@ pub(crate) struct Cost {
     /// What the system says of the process.
     pub(crate) process: ProcessCost,
     /// What the kernel says of its BPF programs.
-    pub(crate) programs: ProgramTime,
+    pub(crate) programs: Programs,
 }
 
 /// What an agent cost between two moments.
@@ -76,7 +76,7 @@ impl Cost {
     pub(crate) fn since_start(&self, began: Instant) -> Spent {
         let threads = BTreeMap::new();
         let nothing = ProcessCost { cpu_seconds: 0.0, rss_bytes: 0, anonymous_bytes: 0, threads };
-        self.since(&Self { at: began, process: nothing, programs: ProgramTime::default() })
+        self.since(&Self { at: began, process: nothing, programs: Programs::new() })
     }
 
     /// What was spent since an earlier moment.
@@ -85,11 +85,12 @@ impl Cost {
             let before = before.process.threads.get(name).copied().unwrap_or(0.0);
             (name.clone(), (seconds - before).max(0.0))
         });
+        let programs = kernel::since(&self.programs, &before.programs);
         Spent {
             seconds: self.at.saturating_duration_since(before.at).as_secs_f64(),
             cpu_seconds: self.process.cpu_seconds - before.process.cpu_seconds,
-            bpf_seconds: self.programs.seconds - before.programs.seconds,
-            bpf_runs: self.programs.runs.saturating_sub(before.programs.runs),
+            bpf_seconds: programs.seconds,
+            bpf_runs: programs.runs,
             threads: threads.collect(),
         }
     }
@@ -246,7 +247,7 @@ mod tests {
                 anonymous_bytes: 0,
                 threads: threads.iter().map(|(name, seconds)| ((*name).to_owned(), *seconds)).collect(),
             },
-            programs: ProgramTime { runs, seconds: cpu_seconds / 2.0 },
+            programs: [(1, kernel::ProgramTime { runs, seconds: cpu_seconds / 2.0 })].into(),
         };
         let spent = cost(30, 5.0, 90, &[("a", 3.0), ("b", 0.5)]).since(&cost(10, 3.0, 40, &[("a", 2.5)]));
         let threads = [("a".to_owned(), 0.5), ("b".to_owned(), 0.5)].into();
