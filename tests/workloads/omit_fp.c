@@ -7,9 +7,7 @@
 #define ELEMENTS 64
 
 FRAME int compare(const void *left, const void *right) {
-    for (int i = 0; i < 5; i++) {
-        burn_piece();
-    }
+    burn_piece();
     return *(const int *)left - *(const int *)right;
 }
 
