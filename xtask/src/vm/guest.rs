@@ -1,6 +1,6 @@
 //! One run of qemu: from power-on to power-off, or to the time limit.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,6 +14,8 @@ use crate::host;
 const MEMORY_MIB: u32 = 3072;
 /// The guest's CPUs: scenarios have programs with two busy threads.
 const CPUS: u32 = 2;
+/// How long nothing may appear on the console: no step and no scenario takes a third of it under emulation.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// How often it is looked whether the guest has powered off.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// What the kernel is told: messages on the serial console, those of errors only, and power-off instead of going on
@@ -38,11 +40,13 @@ impl Accelerator {
         }
     }
 
-    /// Whether the kernel died of the emulator, by what appeared on the console. qemu before 8.1 with a thread per CPU at
+    /// Whether the kernel died of the emulator, by how the guest ended and what appeared on the console. qemu before 8.1 with a thread per CPU at
     /// times runs code that another CPU has changed meanwhile as it was in between: the kernel, which switches its own
-    /// features so, meets a breakpoint that nobody knows of any more.
-    pub(super) fn is_to_blame(self, serial: &str) -> bool {
-        self == Accelerator::Emulation && serial.lines().any(|line| line.contains("] Oops: int3: "))
+    /// features so, meets a breakpoint that nobody knows of any more, or meets one for ever: then all CPUs are busy and not even the
+    /// time limits of scenarios come about any more.
+    pub(super) fn is_to_blame(self, end: End, serial: &str) -> bool {
+        let has_died = || serial.lines().any(|line| line.contains("] Oops: int3: "));
+        self == Accelerator::Emulation && (matches!(end, End::Stalled(_)) || has_died())
     }
 
     fn arguments(self) -> [&'static str; 4] {
@@ -60,6 +64,8 @@ pub(super) enum End {
     Exited,
     /// It took longer than the limit and was killed.
     TimeLimit(Duration),
+    /// Nothing appeared on its console for so long, and it was killed.
+    Stalled(Duration),
 }
 
 /// What to boot.
@@ -103,16 +109,26 @@ impl Guest<'_> {
             .stderr(errors);
         let mut child = command.spawn().with_context(|| format!("cannot start `{}`", host::line(&command)))?;
         let begin = Instant::now();
+        let (mut said_bytes, mut said_at) = (0, begin);
         loop {
             if child.try_wait().context("cannot wait for qemu")?.is_some() {
                 return Ok(End::Exited);
             }
-            if begin.elapsed() > limit {
-                child.kill().context("cannot kill qemu")?;
-                child.wait().context("cannot wait for qemu")?;
-                return Ok(End::TimeLimit(limit));
+            let bytes = fs::metadata(&self.log).map_or(said_bytes, |log| log.len());
+            if bytes != said_bytes {
+                (said_bytes, said_at) = (bytes, Instant::now());
             }
-            thread::sleep(POLL_INTERVAL);
+            let end = match () {
+                () if begin.elapsed() > limit => End::TimeLimit(limit),
+                () if said_at.elapsed() > SILENCE_MAX => End::Stalled(SILENCE_MAX),
+                () => {
+                    thread::sleep(POLL_INTERVAL);
+                    continue;
+                }
+            };
+            child.kill().context("cannot kill qemu")?;
+            child.wait().context("cannot wait for qemu")?;
+            return Ok(end);
         }
     }
 }
@@ -124,15 +140,17 @@ mod tests {
     #[test]
     fn the_emulator_is_blamed_for_nothing_else() {
         let died = "[    7.038414] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n[    7.038980] CPU: 0 UID: 0 PID: 0\r\n";
-        assert!(Accelerator::Emulation.is_to_blame(died));
-        assert!(!Accelerator::Kvm.is_to_blame(died));
+        assert!(Accelerator::Emulation.is_to_blame(End::Exited, died));
+        assert!(!Accelerator::Kvm.is_to_blame(End::Exited, died));
+        assert!(Accelerator::Emulation.is_to_blame(End::Stalled(SILENCE_MAX), ""));
+        assert!(!Accelerator::Kvm.is_to_blame(End::Stalled(SILENCE_MAX), ""));
         for other in [
             "",
             "[    7.0] Oops: 0002 [#1] PREEMPT SMP NOPTI\n",
             "test int3 ... FAILED\n",
             "Oops: int3: as a test says\n",
         ] {
-            assert!(!Accelerator::Emulation.is_to_blame(other), "{other}");
+            assert!(!Accelerator::Emulation.is_to_blame(End::Exited, other), "{other}");
         }
     }
 }

@@ -107,7 +107,7 @@ fn boot(guest: &Guest<'_>, limit: Duration, scenario_arguments: &[String]) -> Re
             report = report.going_on_from(before);
         }
         let seconds = begin.elapsed().as_secs();
-        if attempt == BOOTS_MAX || report.is_complete() || !guest.accelerator.is_to_blame(&serial) {
+        if attempt == BOOTS_MAX || report.is_complete() || !guest.accelerator.is_to_blame(end, &serial) {
             println!("{} powered off after {seconds} s.", guest.name);
             return Ok(report);
         }
@@ -116,9 +116,9 @@ fn boot(guest: &Guest<'_>, limit: Duration, scenario_arguments: &[String]) -> Re
             passed.clear();
         }
         println!(
-            "After {seconds} s the emulator let {} run into a breakpoint that was no longer there: once more, without the {} \
-             scenarios that have passed.",
+            "After {seconds} s {} had {} of the emulator: once more, without the {} scenarios that have passed.",
             guest.name,
+            if end == guest::End::Exited { "died" } else { "come to a standstill, most likely" },
             passed.len()
         );
         if !passed.is_empty() {

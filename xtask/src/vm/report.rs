@@ -109,8 +109,10 @@ impl Report {
     /// Everything that was expected and did not happen, one sentence each. Empty when all went well.
     pub(super) fn failures(&self, expected: &[Step]) -> Vec<String> {
         let mut failures = Vec::new();
-        if let End::TimeLimit(limit) = self.end {
-            failures.push(format!("the guest did not power off within {} s", limit.as_secs()));
+        match self.end {
+            End::Exited => {}
+            End::TimeLimit(limit) => failures.push(format!("the guest did not power off within {} s", limit.as_secs())),
+            End::Stalled(silence) => failures.push(format!("the guest said nothing for {} s", silence.as_secs())),
         }
         if self.release.is_none() {
             failures.push(format!("the kernel did not come up:\n{}", self.tail.join("\n")));
