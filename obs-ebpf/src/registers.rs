@@ -32,7 +32,6 @@ mod layout {
     /// What the kernel keeps it as.
     pub(super) type Number = u64;
     pub(super) const FIRST_ARGUMENT: usize = 14;
-    pub(super) const KEPT_WORDS: usize = PT_REGS_WORDS;
     pub(super) const FP: usize = 4;
     pub(super) const IP: usize = 16;
     pub(super) const CS: usize = 17;
@@ -52,7 +51,6 @@ mod layout {
     /// `syscallno`, in the low half: -1 outside of a system call.
     pub(super) const SYSTEM_CALL: usize = 35;
     pub(super) type Number = u32;
-    pub(super) const KEPT_WORDS: usize = PT_REGS_WORDS;
     pub(super) const FP: usize = 29;
     pub(super) const LR: usize = 30;
     pub(super) const SP: usize = 31;
@@ -89,7 +87,7 @@ impl Registers {
         // SAFETY: the task is the verifier's; the slice is the part of this CPU's scratch space that is filled.
         unsafe {
             let source = bpf_task_pt_regs(task.as_ptr()) as *const u8;
-            let target = core::slice::from_raw_parts_mut(words.cast::<u8>(), layout::KEPT_WORDS * 8);
+            let target = core::slice::from_raw_parts_mut(words.cast::<u8>(), layout::PT_REGS_WORDS * 8);
             bpf_probe_read_kernel_buf(source, target).ok()?;
         }
         let registers = Self(words.cast::<u64>());

@@ -10,7 +10,6 @@ mod number {
     pub(super) const NETWORK: [u32; 9] = [42, 43, 44, 45, 46, 47, 288, 299, 307];
     /// read, write, readv, writev, sendfile.
     pub(super) const DESCRIPTOR: [u32; 5] = [0, 1, 19, 20, 40];
-    pub(super) const EXEC: [u32; 2] = [59, 322];
 }
 
 /// The numbers of aarch64.
@@ -21,7 +20,6 @@ mod number {
     pub(super) const NETWORK: [u32; 9] = [203, 202, 206, 207, 211, 212, 242, 243, 269];
     /// read, write, readv, writev, sendfile.
     pub(super) const DESCRIPTOR: [u32; 5] = [63, 64, 65, 66, 71];
-    pub(super) const EXEC: [u32; 2] = [221, 281];
 }
 
 /// Whether it waits for a futex: futex, futex_waitv, futex_wait.
@@ -40,10 +38,4 @@ pub(crate) fn is_network(system_call: u32) -> bool {
 #[inline(always)]
 pub(crate) fn takes_descriptor(system_call: u32) -> bool {
     number::DESCRIPTOR.contains(&system_call)
-}
-
-/// Whether it makes its process another program: execve, execveat.
-#[inline(always)]
-pub(crate) fn is_exec(system_call: u32) -> bool {
-    number::EXEC.contains(&system_call)
 }

@@ -170,10 +170,6 @@ fn user_registers(task: Task) -> Option<Registers> {
 #[inline(always)]
 fn user_stack_of(task: Task, registers: Option<Registers>) -> u64 {
     let Some(registers) = registers else { return LOST_STACK };
-    // While it executes a program, its registers are still the old one's when its memory is the new one's.
-    if Entry::of(task).and_then(|entry| entry.system_call).is_some_and(system_call::is_exec) {
-        return GONE_STACK;
-    }
     let image = task.image();
     process::announce(task, &image);
     stack::user_from(task, &image, registers)
@@ -184,19 +180,10 @@ fn user_stack_of(task: Task, registers: Option<Registers>) -> u64 {
 fn wait_of(task: Task, now_ns: u64) -> (Wait, bool) {
     let state = state(task);
     let needs_stack = !has_switch_end() && ends_without_a_system_call(task, state);
-    let wait = Wait {
-        since_ns: now_ns,
-        woken_ns: 0,
-        run_time_ns: task.run_time_ns(),
-        // Until it is taken.
-        user_stack: if needs_stack { LOST_STACK } else { NO_STACK },
-        cgroup_id: task.cgroup_id(),
-        waker: NO_WAKER,
-        state: state as u32,
-        exec_id: 0,
-        short: ShortWaits::NONE,
-    };
-    (wait, needs_stack)
+    let wait = wait_since(task, state, now_ns);
+    // Until it is taken.
+    let user_stack = if needs_stack { LOST_STACK } else { NO_STACK };
+    (Wait { user_stack, ..wait }, needs_stack)
 }
 
 /// Begins to follow a thread. Whether there was room.
@@ -280,15 +267,7 @@ fn end(task: Task, now_ns: u64) {
     if since_ns == 0 {
         return;
     }
-    // SAFETY: as above.
-    unsafe {
-        (*wait).since_ns = 0;
-        (*wait).woken_ns = 0;
-        if COUNTS_RUNNING.load() != 0 {
-            (*wait).since_ns = now_ns;
-            (*wait).state = WaitState::Running as u32;
-        }
-    }
+    runs_since(wait, now_ns);
     let (blocked_ns, queued_ns) = parts_ns(&this, now_ns);
     if is_short(blocked_ns, queued_ns) {
         add_short(task, wait, ShortWaits { blocked_ns, queued_ns, state, count: 1 });
@@ -320,11 +299,25 @@ fn end(task: Task, now_ns: u64) {
     }
 }
 
+/// Notes since when a thread runs whose wait is over.
+#[inline(always)]
+fn runs_since(wait: *mut Wait, began_ns: u64) {
+    let counts_running = COUNTS_RUNNING.load() != 0;
+    // SAFETY: the value of a map stays valid while the program runs.
+    unsafe {
+        (*wait).woken_ns = 0;
+        (*wait).since_ns = if counts_running { began_ns } else { 0 };
+        if counts_running {
+            (*wait).state = WaitState::Running as u32;
+        }
+    }
+}
+
 /// The user stack of the wait that the current thread came out of can be had.
 #[inline(always)]
 pub fn take_user_stack() {
     let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
-    // SAFETY: an element of a per-CPU array, on a CPU that that does not switch while this program runs.
+    // SAFETY: an element of a per-CPU array, on a CPU that does not switch while this program runs.
     if unsafe { (*finished).tid } == 0 {
         return;
     }
@@ -342,7 +335,7 @@ pub fn take_user_stack() {
 #[inline(always)]
 pub fn begin_chosen(task: Task) {
     if COUNTS_RUNNING.load() != 0 {
-        follow(task.tid(), &since_now(task, WaitState::Running));
+        follow(task.tid(), &wait_since(task, WaitState::Running, now_ns()));
     }
 }
 
@@ -350,15 +343,15 @@ pub fn begin_chosen(task: Task) {
 #[inline(always)]
 pub fn begin_new(task: Task) {
     if filter::admits_other(task) {
-        follow(task.tid(), &since_now(task, WaitState::RunQueue));
+        follow(task.tid(), &wait_since(task, WaitState::RunQueue, now_ns()));
     }
 }
 
-/// What is known of a thread that begins to be followed.
+/// What is known of a thread that does this from now on.
 #[inline(always)]
-fn since_now(task: Task, state: WaitState) -> Wait {
+fn wait_since(task: Task, state: WaitState, now_ns: u64) -> Wait {
     Wait {
-        since_ns: now_ns(),
+        since_ns: now_ns,
         woken_ns: 0,
         run_time_ns: task.run_time_ns(),
         user_stack: NO_STACK,

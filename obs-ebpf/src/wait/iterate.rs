@@ -15,9 +15,9 @@ use obs_common::{
 use super::{
     COUNTS_RUNNING, WAITS,
     count::{count_short, is_short, key_without_stacks, parts_ns},
-    end_of_life, follow, now_ns, since_now, state,
+    end_of_life, follow, now_ns, state,
     unseen::end_unseen,
-    user_registers,
+    user_registers, wait_since,
 };
 use crate::{filter, process, stack, task::Task};
 
@@ -80,7 +80,7 @@ pub fn begun(task: Task) {
     }
     // So that its unwind table is there when its wait ends.
     process::announce(task, &task.image());
-    follow(task.tid(), &since_now(task, state));
+    follow(task.tid(), &wait_since(task, state, now_ns()));
 }
 
 /// Writes what a thread does that is not over, and follows it no more. Nothing else of this object may run any more.

@@ -7,8 +7,8 @@ use obs_common::{
 };
 
 use super::{
-    COUNTS_RUNNING,
     count::{add_short, count_part, count_parts, is_short, key_without_stacks, parts_ns},
+    runs_since,
 };
 use crate::task::Task;
 
@@ -33,15 +33,7 @@ pub(super) fn end_unseen(task: Task, wait: *mut Wait, now_ns: u64) {
         key.waker = waker;
         count_parts(&mut key, state, blocked_ns, queued_ns);
     }
-    // SAFETY: as above.
-    unsafe {
-        (*wait).since_ns = 0;
-        (*wait).woken_ns = 0;
-        if COUNTS_RUNNING.load() != 0 {
-            (*wait).since_ns = began_ns;
-            (*wait).state = WaitState::Running as u32;
-        }
-    }
+    runs_since(wait, began_ns);
 }
 
 /// Counts for how long a thread has run that ceased to unseen, and now runs again. What it waited for in between is not known.

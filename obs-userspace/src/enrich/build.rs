@@ -399,7 +399,8 @@ impl Addresses {
 fn is_gone(end: StackEnd) -> bool {
     matches!(
         end,
-        StackEnd::ReadFailed
+        StackEnd::Gone
+            | StackEnd::ReadFailed
             | StackEnd::NotInSnapshot
             | StackEnd::NoMapping
             | StackEnd::NoProcessTable

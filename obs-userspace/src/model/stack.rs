@@ -162,7 +162,9 @@ impl StackEnd {
             Self::ReadFailed => "the stack was paged out, or its frames contradict their description",
             Self::ReturnAddressZero | Self::NotAscending => REPORT,
             Self::NoRegisters | Self::WalkFailed => "the kernel refused; `obs doctor` may say why",
-            Self::Gone => "the thread left its system call otherwise than by returning, or as the recording ended",
+            Self::Gone => {
+                "the wait ended unseen, otherwise than by the return of its system call, or as the recording ended"
+            }
             Self::Lost => "sample less often (-F), or fewer processes",
         }
     }

@@ -159,11 +159,14 @@ fn a_stack_that_went_with_its_program_is_none() {
         kernel: stack(&[function + 3], StackEnd::Complete),
         ..sample("one", stack(&[leaf()], end), 1)
     };
-    let gone = build(FrameDetail::Functions, &[in_kernel(exec, StackEnd::ReadFailed)]);
-    assert_eq!((gone.user_stacks.absent, gone.user_stacks.incomplete.len()), (1, 0));
-    assert_eq!(functions(&gone, &gone.profile.samples[0]), ["begin_new_exec"]);
+    for end in [StackEnd::ReadFailed, StackEnd::Gone] {
+        let gone = build(FrameDetail::Functions, &[in_kernel(exec, end)]);
+        assert_eq!((gone.user_stacks.absent, gone.user_stacks.incomplete.len()), (1, 0));
+        assert_eq!(functions(&gone, &gone.profile.samples[0]), ["begin_new_exec"]);
+    }
     // Before that the old program's stack is there, and elsewhere a stack that cannot be read is cut.
-    for still_there in [in_kernel(exec, StackEnd::Complete), in_kernel(schedule, StackEnd::ReadFailed)] {
+    let elsewhere = [StackEnd::ReadFailed, StackEnd::Gone].map(|end| in_kernel(schedule, end));
+    for still_there in elsewhere.into_iter().chain([in_kernel(exec, StackEnd::Complete)]) {
         let built = build(FrameDetail::Functions, &[still_there]);
         assert_eq!(built.user_stacks.absent, 0);
         assert!(functions(&built, &built.profile.samples[0]).len() > 1);
