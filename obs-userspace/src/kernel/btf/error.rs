@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{FILE_BYTES_MAX, MAGIC, PATH_VARIABLE};
+use super::{FILE_BYTES_MAX, PATH_VARIABLE, layout::MAGIC};
 
 /// Why the kernel's types do not answer a question.
 #[derive(Debug, thiserror::Error)]

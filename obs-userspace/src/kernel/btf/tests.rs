@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    layout::{KIND_ARRAY, KIND_CONST, KIND_FUNC_PROTO, KIND_INT, KIND_PTR},
+    *,
+};
 
 /// Writes BTF files by hand. Types are numbered from 1 in the order in which they are added.
 #[derive(Default)]
