@@ -38,6 +38,27 @@ pub(super) enum Move {
     Exhausted,
 }
 
+/// What is remembered of a step.
+#[derive(Clone, Copy, Debug, Default)]
+struct History {
+    /// Ticks since it was taken back, until it is shed again.
+    since_down: Option<u32>,
+    /// Ticks that must pass from the last shedding to its recovery: what relapses waits longer each time.
+    holdoff: u32,
+}
+
+impl History {
+    /// It is shed. Of several steps shed in a row only the first can be a relapse: the others follow from it.
+    fn shed(&mut self, is_first: bool, patience: &Patience) {
+        let Some(ticks) = self.since_down.take() else { return };
+        if ticks > patience.recover_after.saturating_mul(RELAPSE_WITHIN).max(self.holdoff) {
+            self.holdoff = 0;
+        } else if is_first {
+            self.holdoff = self.holdoff.max(patience.recover_after).saturating_mul(2).min(patience.holdoff_max);
+        }
+    }
+}
+
 /// How many of so many steps are shed.
 #[derive(Clone, Debug)]
 pub(super) struct Ladder {
@@ -46,18 +67,19 @@ pub(super) struct Ladder {
     /// Ticks above the budget, and ticks well below it, in a row.
     above: u32,
     below: u32,
-    /// Ticks since a step was shed, and since one was taken back.
+    /// Ticks since a step was shed.
     since_up: u32,
-    since_down: Option<u32>,
-    /// Ticks that must pass from the last shedding to the recovery of each step: what relapses waits longer each time, and no other.
-    holdoffs: Vec<u32>,
+    /// Whether the last move was down.
+    went_down: bool,
+    /// Of each step.
+    histories: Vec<History>,
     is_exhausted: bool,
 }
 
 impl Ladder {
     pub(super) fn new(steps: usize) -> Self {
-        let holdoffs = vec![0; steps];
-        Self { steps, level: 0, above: 0, below: 0, since_up: 0, since_down: None, holdoffs, is_exhausted: false }
+        let histories = vec![History::default(); steps];
+        Self { steps, level: 0, above: 0, below: 0, since_up: 0, went_down: false, histories, is_exhausted: false }
     }
 
     pub(super) fn level(&self) -> usize {
@@ -85,7 +107,9 @@ impl Ladder {
     /// Judges a cost, as a share of its budget.
     pub(super) fn tick(&mut self, share: f64, patience: &Patience) -> Move {
         self.since_up = self.since_up.saturating_add(1);
-        self.since_down = self.since_down.map(|ticks| ticks.saturating_add(1));
+        for since_down in self.histories.iter_mut().filter_map(|history| history.since_down.as_mut()) {
+            *since_down = since_down.saturating_add(1);
+        }
         if share > 1.0 {
             self.below = 0;
             self.above = self.above.saturating_add(1);
@@ -97,16 +121,8 @@ impl Ladder {
             if !self.climb() {
                 return if was_exhausted { Move::Stay } else { Move::Exhausted };
             }
-            // The step that is shed is the one that was taken back last, if any was.
-            let holdoff = &mut self.holdoffs[self.level - 1];
-            let soon = patience.recover_after.saturating_mul(RELAPSE_WITHIN).max(*holdoff);
-            // Of several steps shed in a row the first alone is the relapse: it uses the recovery up.
-            if self.since_down.take().is_some_and(|ticks| ticks <= soon) {
-                let doubled = (*holdoff).max(patience.recover_after).saturating_mul(2);
-                *holdoff = doubled.min(patience.holdoff_max);
-            } else if self.since_up > soon {
-                *holdoff = 0;
-            }
+            self.histories[self.level - 1].shed(self.went_down, patience);
+            self.went_down = false;
             self.since_up = 0;
             return Move::Up;
         }
@@ -118,12 +134,14 @@ impl Ladder {
         }
         self.below = self.below.saturating_add(1);
         let Some(top) = self.level.checked_sub(1) else { return Move::Stay };
-        if self.below < patience.recover_after || self.since_up < self.holdoffs[top] {
+        if self.below < patience.recover_after || self.since_up < self.histories[top].holdoff.min(patience.holdoff_max)
+        {
             return Move::Stay;
         }
         self.below = 0;
         self.level = top;
-        self.since_down = Some(0);
+        self.went_down = true;
+        self.histories[top].since_down = Some(0);
         Move::Down
     }
 }

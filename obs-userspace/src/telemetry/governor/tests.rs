@@ -302,6 +302,35 @@ fn a_step_that_relapses_keeps_no_other_one_away() {
 
 /// All sequences of ten ticks above, within and below the band, on a ladder of two steps.
 #[test]
+fn quiet_forgets_the_relapses_of_every_step() {
+    let mut governor = Governor::new(policy(), &[]);
+    ticks(&mut governor, cpu(1.5), 3);
+    for _ in 0..6 {
+        ticks(&mut governor, cpu(1.5), 3);
+        assert_eq!(governor.shed(), ORDER[..2]);
+        while ticks(&mut governor, cpu(0.5), 1).is_empty() {}
+    }
+    ticks(&mut governor, cpu(0.5), 5_000);
+    assert_eq!(governor.shed(), []);
+    ticks(&mut governor, cpu(1.5), 3 * 6);
+    assert_eq!(governor.shed(), ORDER);
+    ticks(&mut governor, cpu(0.5), 12 * 6);
+    assert_eq!(governor.shed(), []);
+}
+
+#[test]
+fn a_shorter_bound_holds_for_waits_that_have_grown() {
+    let mut governor = Governor::new(policy(), &[]);
+    for _ in 0..9 {
+        ticks(&mut governor, cpu(1.5), 3);
+        while ticks(&mut governor, cpu(0.5), 1).is_empty() {}
+    }
+    ticks(&mut governor, cpu(1.5), 3);
+    governor.set_policy(Policy { holdoff_ticks_max: 20, ..policy() });
+    assert_eq!((1..=2_000).find(|_| !governor.tick(&cpu(0.5)).is_empty()), Some(20));
+}
+
+#[test]
 fn every_short_history_moves_for_a_reason_only() {
     let small = Policy { shed_after_ticks: 2, recover_after_ticks: 3, holdoff_ticks_max: 6, ..policy() };
     let patience = Patience::of(&small, 1);
