@@ -31,6 +31,23 @@ struct StepReport {
 }
 
 impl StepReport {
+    /// The tests that ended so. The test program names each before it runs it, and says how it ended at the end of that line or of
+    /// a later one.
+    fn tests_that(&self, ended: &str) -> Vec<&str> {
+        let (mut found, mut current) = (Vec::new(), None);
+        for line in &self.output {
+            if let Some((name, _)) = line.strip_prefix("test ").and_then(|line| line.split_once(' ')) {
+                current = Some(name);
+            }
+            match line.rsplit(' ').next() {
+                Some(outcome) if outcome == ended => found.extend(current.take()),
+                Some("ok" | "FAILED" | "ignored") => current = None,
+                _ => {}
+            }
+        }
+        found
+    }
+
     /// What explains why the step failed: what the tests say of those that did, otherwise its last lines.
     fn telling_output(&self) -> &[String] {
         let begin = self.output.iter().position(|line| line == "failures:");
@@ -70,20 +87,9 @@ impl Report {
         report
     }
 
-    /// The tests that passed. The test program names each before it runs it, and says how it ended on a line of its own.
+    /// The tests that passed.
     pub(super) fn passed(&self) -> Vec<String> {
-        let (mut passed, mut current) = (Vec::new(), None);
-        for line in self.steps.iter().flat_map(|step| &step.output) {
-            if let Some((name, _)) = line.strip_prefix("test ").and_then(|line| line.split_once(' ')) {
-                current = Some(name);
-            }
-            match line.rsplit(' ').next() {
-                Some("ok") => passed.extend(current.take().map(str::to_owned)),
-                Some("FAILED" | "ignored") => current = None,
-                _ => {}
-            }
-        }
-        passed
+        self.steps.iter().flat_map(|step| step.tests_that("ok")).map(str::to_owned).collect()
     }
 
     /// This report, of a guest that went on where another one died, with what that one's tests said.
@@ -91,8 +97,13 @@ impl Report {
         for mut died in before.steps.into_iter().filter(|step| step.status.is_none()) {
             match self.steps.iter_mut().find(|step| step.name == died.name) {
                 Some(step) => {
+                    let failed = died.tests_that("FAILED").into_iter();
+                    let told =
+                        failed.map(|name| format!("TRIED AGAIN {name}: it failed in a boot that the emulator ended"));
+                    let told: Vec<String> = told.collect();
                     // Each boot says what it skips.
                     died.output.retain(|line| !step.output.contains(line));
+                    died.output.extend(told);
                     step.output.splice(0..0, died.output);
                 }
                 None => self.steps.push(died),
@@ -234,6 +245,8 @@ mod tests {
         let report = Report::read(GOOD, End::Exited).going_on_from(before);
         assert_eq!(report.failures(&expected()), Vec::<String>::new());
         assert_eq!(report.skipped(), ["go: no go", "python: no python3"]);
+        let summary = report.summary("6.1", &expected());
+        assert!(summary.contains("TRIED AGAIN a::three") && !summary.contains("a::one"), "{summary}");
     }
 
     #[test]
