@@ -136,7 +136,7 @@ features! {
     /// The helpers `bpf_get_current_cgroup_id` and `bpf_get_current_ancestor_cgroup_id`.
     CgroupIds = "cgroup-ids", Programs, Used, [Bpf], "tell cgroups apart, filter by them";
     /// The helper `bpf_ktime_get_boot_ns`.
-    BootClock = "boot-clock", Programs, Used, [Bpf], "one clock for all that is measured";
+    BootClock = "boot-clock", Programs, Used, [Bpf], "one clock for samples and what processes do";
     /// The kernel measures how long programs run.
     RunTimeStats = "run-time-stats", Programs, Used, [Bpf], "tell what obs itself costs";
     /// Maps of many megabytes may be created.

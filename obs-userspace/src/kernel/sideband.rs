@@ -4,7 +4,7 @@
 //! unlike polling `/proc`; and they need tracepoints of no kernel version in particular.
 //!
 //! **Boundary:** process and thread ids are those of the PID namespace in which obs runs. Times are nanoseconds of the
-//! boot-time clock, as everywhere in obs.
+//! boot-time clock, as in samples.
 
 use std::{
     collections::VecDeque,
