@@ -38,7 +38,8 @@ pub const WAIT_IS_SHORT: u32 = 1 << 16;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
-    /// Since when it has not run, in nanoseconds of the monotonic clock; 0 while it runs.
+    /// Since when it has not run, in nanoseconds of the monotonic clock. While it runs: since when it has, if that counts too, and
+    /// otherwise 0.
     pub since_ns: u64,
     /// When it was woken; 0 if it was not yet.
     pub woken_ns: u64,
@@ -139,6 +140,8 @@ pub struct UnfinishedWait {
     pub blocked_ns: u64,
     /// How long it has waited for a CPU since, in nanoseconds.
     pub queued_ns: u64,
+    /// How long it had run in its life, in nanoseconds, by the scheduler's account: as long as this does not change, its stack does not.
+    pub run_time_ns: u64,
     /// The thread.
     pub tid: u32,
     /// 1 if `registers` say where its user stack begins, which is still to be taken; otherwise 0.

@@ -1,11 +1,11 @@
 //! Waits: each has its length, its reason and its stack, and together they are all the time that a thread did not run.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    harness::{Context, Need, Recording, Scenario, wait_until},
+    harness::{Background, Context, Need, Recording, Scenario, wait_until},
     read::folded::FoldedStack,
 };
 
@@ -34,6 +34,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "offcpu::two_busy_threads_on_one_cpu",
         needs: &[Need::Root, Need::RealCpu, Need::Tool("taskset"), Need::Workload("busy")],
         run: shared_cpu,
+    },
+    Scenario {
+        name: "offcpu::who_waits_for_a_cpu_at_the_end",
+        needs: &[Need::Root, Need::RealCpu, Need::Tool("taskset"), Need::Tool("nice"), Need::Workload("busy")],
+        run: starved,
     },
     Scenario {
         name: "offcpu::a_wait_longer_than_the_recording",
@@ -129,6 +134,30 @@ fn shared_cpu(context: &Context) -> Result<()> {
     let all_ns = recording.seconds()? * 1e9;
     ensure!(waiting > 0.95 * cpu_ns, "{waiting} ns of waiting beside {cpu_ns} ns of CPU time");
     ensure!(waiting < 2.0 * all_ns - cpu_ns + 0.05 * all_ns, "{waiting} ns of waiting are more than there is");
+    Ok(())
+}
+
+/// A thread that gets hardly any time beside another one, and most likely waits for some when the recording ends, is where it was.
+fn starved(context: &Context) -> Result<()> {
+    let busy = context.program("busy");
+    let on_one_cpu = |niceness: &str| {
+        Background::start(Command::new("taskset").args(["-c", "0", "nice", "-n", niceness, &busy, "1", "100000"]))
+    };
+    let _hog = on_one_cpu("0")?;
+    let starved = on_one_cpu("19")?;
+    wait_until("the workload has begun", context.limit(), || {
+        Ok(fs::read_to_string(format!("/proc/{}/comm", starved.pid()))?.trim() == "busy")
+    })?;
+    let pid = starved.pid().to_string();
+    let recording = context.record_by("offcpu", ".folded", &["-d", "2s", "-p", &pid])?;
+    let folded = recording.folded()?;
+    let is_waiting = |stack: &FoldedStack| ["[pre-empted]", "[run queue]"].contains(&leaf(stack));
+    let all = folded.count(is_waiting);
+    let cut = folded.count(|stack| is_waiting(stack) && stack.has("[cut: thread went on]"));
+    println!("  {:.0} ms waiting for the CPU, {:.0} without a stack", all as f64 / 1e6, cut as f64 / 1e6);
+    ensure!(all > 1_000_000_000, "only {all} ns of waiting for a CPU");
+    // Its first thread waits for the other one, which is busy.
+    ensure!(cut == 0, "{cut} of {all} ns are of a thread that is said to have gone on");
     Ok(())
 }
 

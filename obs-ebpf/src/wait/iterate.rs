@@ -131,6 +131,7 @@ pub unsafe fn unfinished(context: *const TaskIteration, task: Task) {
         (*record).key = key;
         (*record).blocked_ns = blocked_ns;
         (*record).queued_ns = queued_ns;
+        (*record).run_time_ns = task.run_time_ns();
         (*record).tid = tid;
         (*record).has_registers = u32::from(has_registers);
         bpf_seq_write(TaskIteration::output(context), record.cast(), size_of::<UnfinishedWait>() as u32);

@@ -29,7 +29,7 @@ use crate::{
     kernel::{
         load::{KernelError, Object},
         read::{KernelCounters, Ring, StackCounts, StacksSent},
-        waits::stack_memory,
+        waits::Standing,
     },
     model::{
         process::ProcessKey,
@@ -131,10 +131,11 @@ impl StackReader {
     fn read_unfinished(&mut self) {
         let first = self.unfinished.len().saturating_sub(UNFINISHED_AT_A_TIME);
         for (id, wait) in self.unfinished.split_off(first) {
-            let UnfinishedWait { key, tid, registers, .. } = wait;
+            let UnfinishedWait { key, tid, run_time_ns, registers, .. } = wait;
             let registers = decode_registers(&registers);
             let memory_start = registers.sp.wrapping_sub(SNAPSHOT_BELOW_BYTES as u64);
-            match stack_memory(key.tgid, tid, registers.ip, registers.sp, memory_start) {
+            let standing = Standing { pid: key.tgid, tid, ip: registers.ip, sp: registers.sp, run_time_ns };
+            match standing.memory(memory_start) {
                 Some(memory) => {
                     let process = process(&key);
                     self.polled.snapshots.push(StackSnapshot { id, process, registers, memory_start, memory });

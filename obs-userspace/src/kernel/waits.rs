@@ -102,28 +102,58 @@ fn unfinished(wait: FinishedWait) -> UnfinishedWait {
         reserved: 0,
         comm,
     };
-    UnfinishedWait { key, blocked_ns, queued_ns, tid, has_registers: 0, registers: [NO_STACK; _] }
+    UnfinishedWait { key, blocked_ns, queued_ns, run_time_ns: 0, tid, has_registers: 0, registers: [NO_STACK; _] }
 }
 
-/// The memory of a thread that waits, from an address on, as far as it can be read and a snapshot holds it. `None` if the thread does
-/// not wait any more where `ip` and `sp` say.
-#[must_use]
-pub fn stack_memory(pid: u32, tid: u32, ip: u64, sp: u64, start: u64) -> Option<Box<[u8]>> {
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-    let mut bytes = vec![0; SNAPSHOT_STACK_BYTES_MAX];
-    let mut length = 0;
-    // A read ends before what cannot be read.
-    while let Some(room) = bytes.get_mut(length..).filter(|room| !room.is_empty()) {
-        match memory.read_at(room, start + length as u64) {
-            Ok(0) | Err(_) => break,
-            Ok(read) => length += read,
+/// Where a thread stood when it was last looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Its process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Its instruction pointer in user space.
+    pub ip: u64,
+    /// Its stack pointer there.
+    pub sp: u64,
+    /// How long it had run in its life, in nanoseconds, by the scheduler's account.
+    pub run_time_ns: u64,
+}
+
+impl Standing {
+    /// The thread's memory from an address on, as far as it can be read and a snapshot holds it. `None` if the thread does not stand
+    /// there any more.
+    #[must_use]
+    pub fn memory(self, start: u64) -> Option<Box<[u8]>> {
+        let memory = File::open(format!("/proc/{}/mem", self.pid)).ok()?;
+        let mut bytes = vec![0; SNAPSHOT_STACK_BYTES_MAX];
+        let mut length = 0;
+        // A read ends before what cannot be read.
+        while let Some(room) = bytes.get_mut(length..).filter(|room| !room.is_empty()) {
+            match memory.read_at(room, start + length as u64) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => length += read,
+            }
         }
+        bytes.truncate(length);
+        // Behind the read: it has not gone on meanwhile. Of a thread that waits for a CPU the kernel does not tell where it stands, and not
+        // every kernel tells how long one has run.
+        let holds = self.told("schedstat").is_some_and(|text| has_run_for(&text, self.run_time_ns))
+            || self.told("syscall").is_some_and(|text| is_at(&text, self.ip, self.sp));
+        holds.then(|| bytes.into())
     }
-    bytes.truncate(length);
-    // Behind the read: it has not gone on meanwhile.
-    let mut text = String::new();
-    File::open(format!("/proc/{pid}/task/{tid}/syscall")).ok()?.read_to_string(&mut text).ok()?;
-    is_at(&text, ip, sp).then(|| bytes.into())
+
+    /// What a file of the thread says.
+    fn told(self, file: &str) -> Option<String> {
+        let mut text = String::new();
+        File::open(format!("/proc/{}/task/{}/{file}", self.pid, self.tid)).ok()?.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+}
+
+/// Whether a thread has run for so long in its life, by its file `schedstat`, which begins with that.
+fn has_run_for(text: &str, run_time_ns: u64) -> bool {
+    text.split_ascii_whitespace().next().and_then(|word| word.parse().ok()) == Some(run_time_ns)
 }
 
 /// Whether a thread stands there, by its file `syscall`: a number, arguments, the stack pointer and the instruction pointer.
@@ -149,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_has_run_as_long_as_its_file_says() {
+        assert!(has_run_for("1048576 2000 31\n", 1_048_576));
+        assert!(!has_run_for("1048576 2000 31\n", 2_000));
+        assert!(!has_run_for("", 0));
+    }
+
+    #[test]
     fn memory_of_a_waiting_thread_is_read_and_of_one_that_went_on_is_not() {
         let (tell, told) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
@@ -169,9 +206,14 @@ mod tests {
         })
         .next();
         let (ip, sp) = place.unwrap();
-        let memory = stack_memory(pid, tid, ip, sp, sp - 128).unwrap();
+        let elsewhere = Standing { pid, tid, ip, sp: sp + 8, run_time_ns: 0 };
+        let memory = Standing { sp, ..elsewhere }.memory(sp - 128).unwrap();
         assert!(memory.len() > 128, "{}", memory.len());
-        assert_eq!(stack_memory(pid, tid, ip, sp + 8, sp - 128), None);
+        assert_eq!(elsewhere.memory(sp - 128), None);
+        let schedstat = elsewhere.told("schedstat").unwrap();
+        let run_time_ns = schedstat.split(' ').next().unwrap().parse().unwrap();
+        assert!(Standing { run_time_ns, ..elsewhere }.memory(sp - 128).is_some(), "{schedstat}");
+        assert!(Standing { run_time_ns: run_time_ns - 1, ..elsewhere }.memory(sp - 128).is_none());
         drop(end);
         waiting.join().unwrap();
     }
