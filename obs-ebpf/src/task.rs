@@ -85,6 +85,8 @@ const FLAG_EXITING: u32 = 0x4;
 
 // States of linux/sched.h.
 const TASK_INTERRUPTIBLE: u32 = 0x1;
+const TASK_STOPPED: u32 = 0x4;
+const TASK_TRACED: u32 = 0x8;
 const TASK_DEAD: u32 = 0x80;
 const TASK_WAKING: u32 = 0x200;
 /// Of `TASK_IDLE`: it is interrupted by no signal, but only because it never has one.
@@ -213,6 +215,13 @@ impl Task {
     #[must_use]
     pub fn is_dead(self) -> bool {
         self.state() & TASK_DEAD != 0
+    }
+
+    /// Whether a signal or a debugger has stopped it.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_stopped(self) -> bool {
+        self.state() & (TASK_STOPPED | TASK_TRACED) != 0
     }
 
     /// Whether it runs on a CPU.

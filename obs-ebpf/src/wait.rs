@@ -68,23 +68,21 @@ fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// A CPU goes over from one thread, the current one, to another.
+/// A CPU goes over from one thread, the current one, to another. `is_preempted` if the first could go on running, whatever its state
+/// says: it may just have been about to wait.
 #[inline(always)]
-pub fn switch(previous: Task, next: Task) {
+pub fn switch(is_preempted: bool, previous: Task, next: Task) {
     // One moment for both: no time is lost between them.
     let now_ns = now_ns();
-    begin(previous, now_ns);
+    begin(is_preempted, previous, now_ns);
     end(next, now_ns);
 }
 
 /// A thread, the current one, ceases to run.
 #[inline(always)]
-fn begin(task: Task, now_ns: u64) {
+fn begin(is_preempted: bool, task: Task, now_ns: u64) {
     let tid = task.tid();
     let Some(finished) = WAIT_FINISHED.get_ptr_mut(0) else { return };
-    if tid == 0 {
-        return;
-    }
     // SAFETY: an element of a per-CPU array; this program does not interrupt itself.
     unsafe {
         // Of a thread that left this CPU unseen.
@@ -93,11 +91,14 @@ fn begin(task: Task, now_ns: u64) {
             (*finished).tid = 0;
         }
     }
+    if tid == 0 {
+        return;
+    }
     let needs_stack = match WAITS.get_ptr_mut(tid) {
-        Some(wait) => begin_again(task, tid, wait, now_ns),
+        Some(wait) => begin_again(is_preempted, task, tid, wait, now_ns),
         None if task.is_dead() || !filter::admits(task) => false,
         None => {
-            let (wait, needs_stack) = wait_of(task, now_ns);
+            let (wait, needs_stack) = wait_of(is_preempted, task, now_ns);
             follow(tid, &wait) && needs_stack
         }
     };
@@ -125,20 +126,18 @@ fn begin(task: Task, now_ns: u64) {
 
 /// A thread, the current one, that is followed ceases to run. Whether its user stack has to be taken now.
 #[inline(always)]
-fn begin_again(task: Task, tid: u32, wait: *mut Wait, now_ns: u64) -> bool {
+fn begin_again(is_preempted: bool, task: Task, tid: u32, wait: *mut Wait, now_ns: u64) -> bool {
     end_unseen(task, wait, now_ns);
     if COUNTS_RUNNING.load() != 0 {
         count_run(task, wait, now_ns);
     }
-    if task.is_dead() {
-        dies(task, tid, wait, now_ns);
+    // It is over, or no longer passes: it has another name now, or is in another cgroup. While it ends it does not pass either, for the
+    // filter forgets its process early.
+    if task.is_dead() || (!filter::admits(task) && !task.is_exiting()) {
+        follow_no_more(task, tid, wait, now_ns);
         return false;
     }
-    // While it ends it no longer passes the filter, which forgets its process early.
-    if !filter::admits(task) && !task.is_exiting() {
-        return false;
-    }
-    let (this, needs_stack) = wait_of(task, now_ns);
+    let (this, needs_stack) = wait_of(is_preempted, task, now_ns);
     // SAFETY: the value stays valid while the program runs. Whoever wakes the thread writes `woken_ns` only, and no earlier than the
     // thread's state says so: what stands there otherwise is of a time when it ran.
     unsafe {
@@ -177,8 +176,8 @@ fn user_stack_of(task: Task, registers: Option<Registers>) -> u64 {
 
 /// What is known of the current thread as it ceases to run, and whether its user stack has to be taken now.
 #[inline(always)]
-fn wait_of(task: Task, now_ns: u64) -> (Wait, bool) {
-    let state = state(task);
+fn wait_of(is_preempted: bool, task: Task, now_ns: u64) -> (Wait, bool) {
+    let state = if is_preempted { state_of_runnable(task) } else { state(task) };
     let needs_stack = !has_switch_end() && ends_without_a_system_call(task, state);
     let wait = wait_since(task, state, now_ns);
     // Until it is taken.
@@ -202,15 +201,15 @@ fn follow(tid: u32, wait: &Wait) -> bool {
     true
 }
 
-/// A thread is over that was followed.
+/// A thread that was followed is followed no more, and neither waits nor runs as far as that is counted.
 #[inline(always)]
-fn dies(task: Task, tid: u32, wait: *mut Wait, now_ns: u64) {
+fn follow_no_more(task: Task, tid: u32, wait: *mut Wait, now_ns: u64) {
     count_short(task, wait);
     let _ = WAITS.remove(tid);
     end_of_life(now_ns);
 }
 
-/// A thread that was followed is followed no more.
+/// Nothing of a thread counts from now on.
 #[inline(always)]
 fn end_of_life(now_ns: u64) {
     if COUNTS_RUNNING.load() != 0 {
@@ -322,6 +321,14 @@ pub fn take_user_stack() {
         return;
     }
     let task = Task::current();
+    // SAFETY: as above. That thread left this CPU unseen, and this one came unseen.
+    unsafe {
+        if (*finished).tid != task.tid() {
+            count(finished, GONE_STACK);
+            (*finished).tid = 0;
+            return;
+        }
+    }
     // Interrupts come in here, and wake others.
     waker::keep_off(true);
     let registers = user_registers(task);
@@ -375,7 +382,10 @@ fn ends_without_a_system_call(task: Task, state: WaitState) -> bool {
 #[inline(always)]
 pub(crate) fn state(task: Task) -> WaitState {
     if task.is_runnable() {
-        return if task.is_throttled() { WaitState::Throttled } else { WaitState::Preempted };
+        return state_of_runnable(task);
+    }
+    if task.is_stopped() {
+        return WaitState::Sleep;
     }
     if task.waits_for_io() {
         return WaitState::BlockIo;
@@ -384,6 +394,8 @@ pub(crate) fn state(task: Task) -> WaitState {
         return if task.is_interruptible() { WaitState::Sleep } else { WaitState::Kernel };
     };
     match system_call {
+        // Stopped by its cgroup, on the way back from an interrupt.
+        None if task.is_interruptible() => WaitState::Sleep,
         None => WaitState::PageFault,
         Some(_) if !task.is_interruptible() => WaitState::Kernel,
         Some(number) if system_call::is_futex(number) => WaitState::Lock,
@@ -393,4 +405,10 @@ pub(crate) fn state(task: Task) -> WaitState {
         }
         Some(_) => WaitState::Sleep,
     }
+}
+
+/// For what a thread waits that could run.
+#[inline(always)]
+fn state_of_runnable(task: Task) -> WaitState {
+    if task.is_throttled() { WaitState::Throttled } else { WaitState::Preempted }
 }

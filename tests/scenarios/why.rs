@@ -1,12 +1,12 @@
 //! `obs why`: that the parts are the true ones, and add up.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    harness::{Cgroup, Context, Need, Scenario},
+    harness::{Background, Cgroup, Context, Need, Scenario, tool},
     stats::taken_seconds,
 };
 
@@ -59,6 +59,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             waits(context, &kinds, &[("lock", "sleep"), ("pipe", "sleep"), ("socket", "sleep"), ("poll", "sleep")])
         },
     },
+    Scenario { name: "why::a_shell_that_starts_other_programs", needs: &[Need::Root, Need::Tool("sh")], run: shell },
+    Scenario {
+        name: "why::a_program_that_is_stopped",
+        needs: &[Need::Root, Need::RealCpu, Need::Tool("sh"), Need::Workload("busy")],
+        run: stopped,
+    },
     Scenario { name: "why::adds_up_on_any_kernel", needs: &[Need::Root, Need::Workload("waits")], run: adds_up },
 ];
 
@@ -74,10 +80,15 @@ struct Why {
 }
 
 impl Why {
+    /// Of a command.
     fn of(context: &Context, command: &[&str]) -> Result<Self> {
-        let mut why = context.obs(&["why", "--format", "json", "--symbol-cache", "none", "--"]);
+        Self::ask(context, &[&["--"], command].concat())
+    }
+
+    fn ask(context: &Context, whom: &[&str]) -> Result<Self> {
+        let mut why = context.obs(&["why", "--format", "json", "--symbol-cache", "none"]);
         let before = taken_seconds()?;
-        let finished = context.run(why.args(command))?;
+        let finished = context.run(why.args(whom))?;
         let taken_seconds = taken_seconds()? - before;
         ensure!(finished.status.success(), "{} ended with {}:\n{}", finished.line, finished.status, finished.stderr);
         let printed = finished.stdout_text();
@@ -234,6 +245,34 @@ fn shared_cpu(context: &Context) -> Result<()> {
     println!("  {queued:.2} s waiting for the CPU, {cpu_seconds:.2} s on it");
     // While one of them runs the other waits; what else runs there comes on top.
     ensure!(queued > 0.95 * cpu_seconds, "{queued} s of waiting beside {cpu_seconds} s on the CPU");
+    Ok(())
+}
+
+/// By its name, a shell is asked for alone. What it starts is the shell at first, and then another program: what that one does is
+/// neither part of the whole nor of the parts.
+fn shell(context: &Context) -> Result<()> {
+    const NAME: &str = "obs-why-shell";
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let program = folder.path().join(NAME);
+    fs::copy(tool("sh").context("no sh")?, &program).context("copying the shell")?;
+    let _shell = Background::start(Command::new(&program).args(["-c", "while :; do sleep 0.05; done"]))?;
+    let why = Why::ask(context, &["--comm", NAME, "-d", "2s"])?;
+    let threads = why.number("/threads")?;
+    println!("  {threads:.2} threads on average");
+    // While it is forked there are two.
+    ensure!((0.95..1.3).contains(&threads), "one shell, but {threads} threads on average: {}", why.answer);
+    Ok(())
+}
+
+/// Who is stopped sleeps, wherever it was stopped.
+fn stopped(context: &Context) -> Result<()> {
+    let script = format!("{} 1 2 & sleep 0.5; kill -STOP $!; sleep 1; kill -CONT $!; wait", context.program("busy"));
+    let why = Why::of(context, &["sh", "-c", &script])?;
+    // The shell and its `sleep` besides.
+    let (asleep, faults, whole) = (why.ns(&["sleep"])?, why.ns(&["page_fault"])?, why.all_ns()?);
+    println!("  {:.1} ms asleep, {:.1} waiting for pages", asleep / 1e6, faults / 1e6);
+    ensure!(faults < TOLERANCE * whole, "{faults} ns of waiting for pages: {}", why.answer);
+    ensure!(asleep > 4e9, "2.5 s of a shell, 1.5 of its sleep, 1 of being stopped; but {asleep} ns asleep");
     Ok(())
 }
 

@@ -18,9 +18,10 @@ use obs_ebpf::{
 /// Runs on each switch from one thread to another, while the first is still the current one.
 #[btf_tracepoint(function = "sched_switch")]
 pub fn offcpu_switch(context: BtfTracePointContext) -> i32 {
+    let is_preempted = context.arg::<u64>(0) != 0;
     let previous = Task::from_argument(context.arg::<*const task_struct>(1));
     let next = Task::from_argument(context.arg::<*const task_struct>(2));
-    wait::switch(previous, next);
+    wait::switch(is_preempted, previous, next);
     0
 }
 
