@@ -26,6 +26,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "lifecycle::ctrl_c_ends_early_and_writes_the_profile", needs: TARGET, run: interrupt_once },
     Scenario { name: "lifecycle::a_second_ctrl_c_stops_at_once", needs: TARGET, run: interrupt_twice },
     Scenario { name: "lifecycle::a_recording_ends_with_its_process", needs: TARGET, run: ends_with_process },
+    Scenario { name: "lifecycle::obs_sleeps_when_one_of_two_has_ended", needs: TARGET, run: one_of_two_ends },
     Scenario { name: "lifecycle::an_older_file_is_replaced_whole", needs: TARGET, run: replaces },
     Scenario { name: "lifecycle::a_reader_that_goes_away", needs: &[Need::Root, Need::Tool("sh")], run: broken_pipe },
 ];
@@ -71,10 +72,12 @@ fn first_instruction(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A recording of this process that has begun to take samples.
-fn begun(context: &Context, pid: u32, output: &str) -> Result<Background> {
-    let pid = pid.to_string();
-    let mut command = context.obs(&["record", "cpu", "--summary", "json", "-F", "499", "-p", &pid, "-o", output]);
+/// A recording of these processes that has begun to take samples.
+fn begun(context: &Context, pids: &[u32], output: &str) -> Result<Background> {
+    let mut command = context.obs(&["record", "cpu", "--summary", "json", "-F", "499", "-o", output]);
+    for pid in pids {
+        command.args(["-p", &pid.to_string()]);
+    }
     let recording = Background::start(&mut command)?;
     wait_until_sampling(context, &recording)?;
     Ok(recording)
@@ -110,7 +113,7 @@ fn interrupt_once(context: &Context) -> Result<()> {
     for signal in [Signal::INT, Signal::TERM] {
         let folder = tempfile::tempdir().context("making a folder")?;
         let output = folder.path().join("out.folded").display().to_string();
-        let recording = begun(context, target.pid(), &output)?;
+        let recording = begun(context, &[target.pid()], &output)?;
         recording.signal(signal)?;
         let finished = recording.finish(context.limit())?;
         ensure!(
@@ -133,7 +136,7 @@ fn interrupt_twice(context: &Context) -> Result<()> {
     let target = context.background("call_tree", &["100000"])?;
     let folder = tempfile::tempdir().context("making a folder")?;
     let output = folder.path().join("out.folded").display().to_string();
-    let recording = begun(context, target.pid(), &output)?;
+    let recording = begun(context, &[target.pid()], &output)?;
     // Stopped, obs cannot act on the first before the second is there. Two signals of one kind would be merged.
     recording.signal(Signal::STOP)?;
     recording.signal(Signal::INT)?;
@@ -152,13 +155,41 @@ fn ends_with_process(context: &Context) -> Result<()> {
     let target = context.background("call_tree", &["100000"])?;
     let folder = tempfile::tempdir().context("making a folder")?;
     let output = folder.path().join("out.folded").display().to_string();
-    let recording = begun(context, target.pid(), &output)?;
+    let recording = begun(context, &[target.pid()], &output)?;
     target.signal(Signal::KILL)?;
     let finished = recording.finish(context.limit())?;
     ensure!(finished.status.success(), "obs ended with {}: {}", finished.status, finished.stderr);
     let folded = Folded::parse(&fs::read(&output)?)?;
     ensure!(folded.count_with("main") > 0, "the profile does not hold what was measured:\n{folded:#?}");
     Ok(())
+}
+
+/// The first of two has ended: obs waits for the other, and does not go round and round meanwhile.
+fn one_of_two_ends(context: &Context) -> Result<()> {
+    let first = context.background("call_tree", &["100000"])?;
+    let second = context.background("call_tree", &["100000"])?;
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let output = folder.path().join("out.folded").display().to_string();
+    let recording = begun(context, &[first.pid(), second.pid()], &output)?;
+    first.signal(Signal::KILL)?;
+    wait_until("obs sleeps", context.limit(), || is_mostly_asleep(recording.pid()))?;
+    second.signal(Signal::KILL)?;
+    let finished = recording.finish(context.limit())?;
+    ensure!(finished.status.success(), "obs ended with {}: {}", finished.status, finished.stderr);
+    Ok(())
+}
+
+/// Whether a process is found asleep more often than not. One that never waits is not, however little of a CPU it gets.
+fn is_mostly_asleep(pid: u32) -> Result<bool> {
+    const LOOKS: usize = 50;
+    let mut asleep = 0;
+    for _ in 0..LOOKS {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("obs has ended")?;
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        asleep += usize::from(state == Some('S'));
+    }
+    Ok(2 * asleep > LOOKS)
 }
 
 fn replaces(context: &Context) -> Result<()> {
@@ -168,7 +199,7 @@ fn replaces(context: &Context) -> Result<()> {
     fs::write(&path, &older)?;
     let output = path.display().to_string();
     let target = context.background("call_tree", &["100000"])?;
-    let recording = begun(context, target.pid(), &output)?;
+    let recording = begun(context, &[target.pid()], &output)?;
     ensure!(fs::read_to_string(&path)? == older, "the older file was changed before the recording was over");
     recording.signal(Signal::INT)?;
     let finished = recording.finish(context.limit())?;

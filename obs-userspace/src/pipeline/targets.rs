@@ -13,6 +13,9 @@ use rustix::{
 
 /// Chosen processes (or a started command); the recording has no more to do when all have ended.
 pub(super) struct Targets {
+    /// Whether there were any: nobody has no end.
+    any: bool,
+    /// Those that had not ended when they were last looked at.
     living: Vec<OwnedFd>,
 }
 
@@ -23,7 +26,7 @@ impl Targets {
     /// If one does not exist or is a thread of another.
     pub(super) fn open(pids: &[u32]) -> anyhow::Result<Self> {
         let living = pids.iter().map(|&pid| Self::open_one(pid)).collect::<Result<_, _>>()?;
-        Ok(Self { living })
+        Ok(Self { any: !pids.is_empty(), living })
     }
 
     fn open_one(pid: u32) -> anyhow::Result<OwnedFd> {
@@ -39,19 +42,16 @@ impl Targets {
 
     /// Whether there were some, and all have ended.
     pub(super) fn all_ended(&mut self) -> bool {
-        if self.living.is_empty() {
-            return false;
-        }
-        // A descriptor of a process is readable when it has ended. One that stays goes to the front of the list only by
-        // chance, so the last one is never removed: it must remain readable for the next call.
-        let ended = |fd: &OwnedFd| {
+        // A descriptor of a process is readable when it has ended, and for ever after: who is woken by it forgets it.
+        self.living.retain(|fd| {
             let mut fds = [PollFd::new(fd, PollFlags::IN)];
-            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-        };
-        self.living.iter().all(ended)
+            !poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+        });
+        self.any && self.living.is_empty()
     }
 
-    /// Becomes readable when the processes end; only the first is watched, the others are looked at then and now.
+    /// Becomes readable when one of them ends that [`Self::all_ended`] has not seen to have ended. Only one is watched at a time: the
+    /// others are looked at when that one has ended.
     pub(super) fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
         self.living.first().map(|fd| fd.as_fd())
     }
@@ -72,7 +72,7 @@ pub(super) fn check_threads(tids: &[u32]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::process::{Child, Command};
 
     use super::*;
 
@@ -88,6 +88,27 @@ mod tests {
         assert!(targets.all_ended(), "and it stays so");
         child.wait().unwrap();
         assert!(!Targets::open(&[]).unwrap().all_ended(), "nobody was chosen: there is no end");
+    }
+
+    #[test]
+    fn one_that_has_ended_wakes_nobody_for_the_others() {
+        let mut children = [(); 2].map(|()| Command::new("sleep").arg("1000").spawn().unwrap());
+        let mut targets = Targets::open(&children.each_ref().map(Child::id)).unwrap();
+        let [first, second] = &mut children;
+        first.kill().unwrap();
+        let is_woken = |targets: &Targets, at_most: Option<&Timespec>| {
+            poll(&mut [PollFd::from_borrowed_fd(targets.wake_fd().unwrap(), PollFlags::IN)], at_most).unwrap() > 0
+        };
+        assert!(is_woken(&targets, None));
+        assert!(!targets.all_ended());
+        let left = is_woken(&targets, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        second.kill().unwrap();
+        assert!(!left, "the first has ended, which is known already");
+        assert!(is_woken(&targets, None));
+        assert!(targets.all_ended());
+        for mut child in children {
+            child.wait().unwrap();
+        }
     }
 
     #[test]
