@@ -107,6 +107,7 @@ pub fn run(watch: Watch, show: &mut dyn FnMut(&Measured) -> anyhow::Result<()>) 
         };
         show(&measured(false, now - begun, before.added(&records))?)?;
         if is_over {
+            latency.ended_records(&mut records);
             show(&measured(true, now - started, records)?)?;
             return Ok(running);
         }
@@ -140,10 +141,14 @@ impl Before {
     /// What was added since, of what anything was added to.
     fn added(&mut self, records: &[Record]) -> Vec<Record> {
         let Self { histograms, counters } = self;
+        // What is not told is gone: should it come again, then from zero.
+        let counters_before = std::mem::take(counters);
         let added = records.iter().filter_map(|record| match record {
             Record::Histogram(histogram) => histograms.added(histogram.clone()).map(Record::Histogram),
             Record::Counter(counter) => {
-                let before = counters.insert((counter.name, counter.labels.clone()), counter.value).unwrap_or(0.0);
+                let key = (counter.name, counter.labels.clone());
+                let before = counters_before.get(&key).copied().unwrap_or(0.0);
+                counters.insert(key, counter.value);
                 let added = Counter { value: counter.value - before, ..counter.clone() };
                 (added.value > 0.0).then_some(Record::Counter(added))
             }
@@ -166,5 +171,7 @@ mod tests {
         assert_eq!(before.added(&[counter(5.0)]), [counter(5.0)]);
         assert_eq!(before.added(&[counter(5.0)]), []);
         assert_eq!(before.added(&[counter(7.0)]), [counter(2.0)]);
+        assert_eq!(before.added(&[]), [], "its key is gone");
+        assert_eq!(before.added(&[counter(3.0)]), [counter(3.0)], "it is there again");
     }
 }

@@ -20,6 +20,8 @@ use crate::model::record::Label;
 
 /// The value of labels of what found no room among the keys.
 pub const OTHER: &str = "~other";
+/// The value of labels of what was counted under keys that gave their room to others.
+pub const ENDED: &str = "~ended";
 /// The value of labels of what is nobody's, or of somebody who is not known.
 const UNKNOWN: &str = "~unknown";
 

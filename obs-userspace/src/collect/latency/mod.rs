@@ -3,6 +3,7 @@
 //! [`LATENCY_KINDS`] is the one list of what can be measured. [`Latency`] measures some of it and hands on sums since its start, one
 //! record per key; whoever wants an interval takes differences.
 
+mod gone;
 mod kinds;
 mod labels;
 mod sums;
@@ -24,13 +25,14 @@ use obs_common::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use self::{
+    gone::Gone,
     kinds::{Hook, OUTPUTS, kind_of},
     labels::Labels,
     sums::Sums,
 };
 pub use self::{
     kinds::{LATENCY_KINDS, LatencyKind, find_kind},
-    labels::OTHER,
+    labels::{ENDED, OTHER},
 };
 use super::{Collector, CollectorSpec, KernelVersion, Polled, Settings, follow, load_with};
 use crate::{
@@ -158,6 +160,31 @@ impl Value {
             (Self::Durations(_), Self::Events { .. }) | (Self::Events { .. }, Self::Durations(_)) => {}
         }
     }
+
+    fn count(&self) -> u64 {
+        match self {
+            Self::Durations(sums) => sums.count(),
+            Self::Events { count, .. } => *count,
+        }
+    }
+
+    /// Events that are longer than the last bucket reaches.
+    fn over_count(&self) -> u64 {
+        match self {
+            Self::Durations(sums) => sums.over_count(),
+            Self::Events { .. } => 0,
+        }
+    }
+
+    fn record(&self, kind: &LatencyKind, labels: Vec<Label>) -> Record {
+        match self {
+            Self::Durations(sums) => Record::Histogram(sums.histogram(kind.metric(), labels)),
+            // Whole numbers are exact up to 2^53.
+            Self::Events { count, .. } => {
+                Record::Counter(Counter { name: kind.metric(), labels, value: *count as f64 })
+            }
+        }
+    }
 }
 
 struct Series {
@@ -178,9 +205,7 @@ pub struct Latency {
     by: By,
     room: Room,
     series: BTreeMap<LatencyKey, Series>,
-    /// What was counted under keys that are gone, by source and labels, where another key has the same ones: a cgroup that was made
-    /// again, say. What is told of labels only grows.
-    retired: BTreeMap<(u32, Vec<Label>), Value>,
+    gone: Gone,
     labels: Labels,
     /// Never readable: nothing that is measured needs anybody at once.
     wake: OwnedFd,
@@ -232,8 +257,8 @@ impl Latency {
                 attach(&mut object, *hook, &types)?;
             }
         }
-        let (series, retired, labels) = (BTreeMap::new(), BTreeMap::new(), Labels::default());
-        Ok(Self { object, maps, counters, by: *by, room: *room, series, retired, labels, wake })
+        let (series, gone, labels) = (BTreeMap::new(), Gone::default(), Labels::default());
+        Ok(Self { object, maps, counters, by: *by, room: *room, series, gone, labels, wake })
     }
 
     /// Takes what was counted since the last call.
@@ -257,7 +282,7 @@ impl Latency {
 
     /// Removes keys that nobody needs any more, when room becomes scarce.
     fn make_room(&mut self, now: Instant) {
-        let Self { maps, series, room, .. } = self;
+        let Self { maps, series, gone, room, .. } = self;
         let kept = |is: fn(&Value) -> bool| series.values().filter(|it| it.is_kept && is(&it.value)).count();
         let is_scarce = |kept: usize, room: u32| kept > room as usize / 4 * 3;
         let histograms = is_scarce(kept(|value| matches!(value, Value::Durations(_))), room.keys);
@@ -288,27 +313,12 @@ impl Latency {
                 Value::Events { last, .. } => *last = 0,
             }
         }
-        // What the kernel has no more is told once more, and then forgotten: a sum that begins again is a new one.
-        let is_told = |series: &Series| series.is_kept || now.duration_since(series.changed) < 2 * IDLE;
-        let gone: Vec<LatencyKey> = series.iter().filter(|(_, series)| !is_told(series)).map(|(key, _)| *key).collect();
-        for key in gone {
-            if let Some(series) = self.series.remove(&key) {
-                self.retire(key.source, series);
-            }
-        }
+        gone.take_from(series, now);
     }
 
-    /// Keeps what was counted under a key that is gone as long as another one has the same labels.
-    fn retire(&mut self, source: u32, gone: Series) {
-        let Series { value, labels: Some(labels), .. } = gone else { return };
-        let mut others = self.series.iter().filter(|(key, _)| key.source == source).map(|(_, series)| &series.labels);
-        let has_other = others.any(|other| other.as_ref() == Some(&labels));
-        match self.retired.entry((source, labels)) {
-            Entry::Occupied(retired) if !has_other => drop(retired.remove()),
-            Entry::Occupied(mut retired) => retired.get_mut().merge(&value),
-            Entry::Vacant(place) if has_other => drop(place.insert(value)),
-            Entry::Vacant(_) => {}
-        }
+    /// Everything that was counted since the start.
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        self.series.values().map(|series| &series.value).chain(self.gone.values())
     }
 
     /// What is missing.
@@ -319,16 +329,12 @@ impl Latency {
         let counters = self.counters.read()?;
         let of = |counter: KernelCounter| counters[counter as usize];
         let other = self.series.iter().filter(|(key, _)| key.detail == DETAIL_OTHER);
-        let over = self.series.values().map(|series| match &series.value {
-            Value::Durations(sums) => sums.over_count(),
-            Value::Events { .. } => 0,
-        });
         Ok(LatencyLosses {
             not_followed: of(KernelCounter::LostWaitsFull),
             not_seen: self.object.runs_missed() + of(KernelCounter::LostEnd),
             not_counted: of(KernelCounter::LostCountsFull),
-            other: other.map(|(_, series)| series.count()).sum(),
-            over: over.sum(),
+            other: other.map(|(_, series)| series.value.count()).sum(),
+            over: self.values().map(Value::over_count).sum(),
             children: of(KernelCounter::LostFilterFull),
         })
     }
@@ -339,34 +345,32 @@ impl Latency {
         self.object.program_stats()
     }
 
-    /// Hands on the sums since the start, one record for each key under which something was counted.
+    /// Hands on the sums since the start, one record for each key under which something was counted, of those that there are.
     pub fn records(&mut self, records: &mut Vec<Record>) {
         self.labels.refresh();
         // Keys may have the same labels: of cgroups of one path, of processes of one name and number.
         let mut told: BTreeMap<(u32, &[Label]), Cow<'_, Value>> = BTreeMap::new();
-        let Self { series, retired, labels, by, .. } = self;
-        for (key, series) in series.iter_mut().filter(|(_, series)| series.count() > 0 && series.labels.is_none()) {
+        let Self { series, gone, labels, by, .. } = self;
+        for (key, series) in series.iter_mut().filter(|(_, it)| it.value.count() > 0 && it.labels.is_none()) {
             series.labels = kind_of(key.source).map(|kind| labels.of(kind, key, *by));
         }
-        let current = series.iter().filter(|(_, series)| series.count() > 0);
+        let current = series.iter().filter(|(_, series)| series.value.count() > 0);
         let current = current.filter_map(|(key, series)| Some((key.source, series.labels.as_deref()?, &series.value)));
-        let retired = retired.iter().map(|((source, labels), value)| (*source, labels.as_slice(), value));
-        for (source, labels, value) in current.chain(retired) {
+        for (source, labels, value) in current.chain(gone.retired()) {
             match told.entry((source, labels)) {
                 Entry::Occupied(mut told) => told.get_mut().to_mut().merge(value),
                 Entry::Vacant(place) => drop(place.insert(Cow::Borrowed(value))),
             }
         }
-        for ((source, labels), value) in told {
-            let Some(kind) = kind_of(source) else { continue };
-            records.push(match &*value {
-                Value::Durations(sums) => Record::Histogram(sums.histogram(kind.metric(), labels.to_vec())),
-                // Whole numbers are exact up to 2^53.
-                Value::Events { count, .. } => {
-                    Record::Counter(Counter { name: kind.metric(), labels: labels.to_vec(), value: *count as f64 })
-                }
-            });
-        }
+        let told = told.into_iter().filter_map(|((source, labels), value)| Some((kind_of(source)?, labels, value)));
+        records.extend(told.map(|(kind, labels, value)| value.record(kind, labels.to_vec())));
+    }
+
+    /// Hands on what was counted under keys that gave their room to others, one record for each kind. [`Self::records`] handed it on as
+    /// long as the keys were there: it belongs in a total, and not in a difference.
+    pub fn ended_records(&self, records: &mut Vec<Record>) {
+        let ended = self.gone.ended().filter_map(|(source, value)| Some((kind_of(source)?, value)));
+        records.extend(ended.map(|(kind, value)| value.record(kind, vec![("key", ENDED.into())])));
     }
 }
 
@@ -392,13 +396,6 @@ impl Series {
             *count += now_counted.wrapping_sub(*last);
             *last = now_counted;
             self.changed = now;
-        }
-    }
-
-    fn count(&self) -> u64 {
-        match &self.value {
-            Value::Durations(sums) => sums.count(),
-            Value::Events { count, .. } => *count,
         }
     }
 }
@@ -459,7 +456,7 @@ impl Collector for Latency {
             ("children not followed: filter full", children),
         ];
         Ok(SampleCounts {
-            taken: self.series.values().map(Series::count).sum(),
+            taken: self.values().map(Value::count).sum(),
             lost: losses.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
             filtered: 0,
             idle: 0,
