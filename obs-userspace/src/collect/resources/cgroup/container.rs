@@ -77,7 +77,7 @@ impl Containers {
         }
     }
 
-    /// Reads all containers; returns how many processes were killed in them for lack of memory since the last reading.
+    /// Reads all containers; returns how many processes were killed in them for lack of memory since the last reading, each once.
     pub(super) fn read(&mut self, found: &HashMap<Arc<str>, Group>, buffer: &mut Buffer, out: &mut Out<'_>) -> u64 {
         let is_first = std::mem::replace(&mut self.is_first, false);
         // Devices come and go; their names are learnt anew rather than kept for ever.
@@ -94,9 +94,13 @@ impl Containers {
         let mut errors = Errors::new();
         let mut gauges = Vec::new();
         let mut kills = 0;
+        let counting_below: HashSet<_> = found.values().filter_map(files::folder_counting_kills_below).collect();
         for (id, group) in groups {
             let numbers = files::read(group, buffer, &mut errors);
-            kills += self.take_oom_kills(id, &numbers, is_first, out);
+            let grown = self.take_oom_kills(id, &numbers, is_first, out);
+            if !is_counted_above(group, &counting_below) {
+                kills += grown;
+            }
             if !self.budget.read(id, sums(&numbers)) {
                 out.failed("cgroups: more containers than are counted");
                 continue;
@@ -232,6 +236,12 @@ impl Containers {
             }
         }
     }
+}
+
+/// Whether a container's kills are in the count of another one as well, in which it runs.
+fn is_counted_above(group: &Group, counting_below: &HashSet<&Path>) -> bool {
+    let folder = files::folder_counting_kills_below(group);
+    folder.is_some_and(|folder| folder.ancestors().skip(1).any(|above| counting_below.contains(above)))
 }
 
 /// Which sums there are, in one container or in any of several.

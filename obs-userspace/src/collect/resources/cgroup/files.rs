@@ -113,6 +113,12 @@ pub(super) fn read(group: &Group, buffer: &mut Buffer, errors: &mut Errors) -> N
     numbers
 }
 
+/// The folder whose count of kills has those of all groups below it, too: so it is in version 2; in version 1 it is the group's own.
+pub(super) fn folder_counting_kills_below(group: &Group) -> Option<&Path> {
+    let is_own = group.folders.contains_key(&Controller::Memory);
+    group.folders.get(&Controller::Unified).filter(|_| !is_own).map(PathBuf::as_path)
+}
+
 fn single(text: &[u8]) -> Option<u64> {
     number(text.trim_ascii())
 }

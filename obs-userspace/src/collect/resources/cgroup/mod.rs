@@ -121,7 +121,8 @@ pub(super) struct Cgroups {
     root: PathBuf,
     containers: Containers,
     restarts: Restarts,
-    /// Kills in containers that the host had not counted yet when it was read, just before.
+    /// Kills in containers that the host had not counted yet when it was read, just before. At its next reading it has: what is left of
+    /// them then is forgotten, and explains no later kill.
     early_oom_kills: u64,
 }
 

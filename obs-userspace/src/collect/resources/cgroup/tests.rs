@@ -8,6 +8,8 @@ use super::super::{
 };
 
 const ID: &str = "3f4c8e1b7a2d5f60918273645a5b4c3d2e1f0a9b8c7d6e5f4a3b2c1d0e9f8a7b";
+/// Of a container in the other one.
+const INNER_ID: &str = "5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a0b9c8d7e6f5a4b";
 
 fn stat(pid: u32, started: u64) -> String {
     format!("{pid} (x) S 1 1 1 0 -1 0 0 0 1 0 0 2 0 0 20 0 1 0 {started} 4096 7 0")
@@ -198,6 +200,43 @@ fn kills_for_lack_of_memory_are_told_once_and_with_their_container() {
     assert_eq!(step(14, 5), [format!("obs.oom_kill{{{ID},1}}")]);
     assert_eq!(step(15, 5), [""; 0]);
     assert_eq!(step(16, 5), ["obs.oom_kill{1}".to_owned()]);
+    // One that the host never counts explains none that comes later.
+    assert_eq!(step(16, 6), [format!("obs.oom_kill{{{ID},1}}")]);
+    assert_eq!(step(16, 6), [""; 0]);
+    assert_eq!(step(17, 6), ["obs.oom_kill{1}".to_owned()]);
+}
+
+/// Version 2 counts a kill in every group above it as well, version 1 where the process was only.
+#[test]
+fn a_kill_in_a_container_in_a_container_is_one_kill() {
+    let scope = format!("cgroup/system.slice/docker-{ID}.scope");
+    let parent = format!("cgroup/memory/docker/{ID}");
+    for ((folder, roots), outer, current, events, counts_below) in [
+        (version_2(), scope, "memory.current", "memory.events", true),
+        (version_1(), parent, "memory.usage_in_bytes", "memory.oom_control", false),
+    ] {
+        let inner = format!("{outer}/docker/{INNER_ID}");
+        let mut resources = resources(&roots);
+        let mut step = |of_host: u64, of_outer: u64, of_inner: u64| {
+            write(
+                folder.path(),
+                &[
+                    ("proc/vmstat", format!("oom_kill {of_host}\n").as_bytes()),
+                    (&format!("{outer}/{events}"), format!("oom_kill {of_outer}\n").as_bytes()),
+                    (&format!("{inner}/{current}"), b"500\n"),
+                    (&format!("{inner}/{events}"), format!("oom_kill {of_inner}\n").as_bytes()),
+                ],
+            );
+            let (values, _) = read(&mut resources);
+            values.into_keys().filter(|key| key.starts_with("obs.oom_kill{")).collect::<Vec<_>>()
+        };
+        let in_inner = format!("obs.oom_kill{{{INNER_ID},1}}");
+        let in_outer = format!("obs.oom_kill{{{ID},1}}");
+        assert_eq!(step(10, 2, 1), [""; 0], "history");
+        let kills = if counts_below { 1 } else { 2 };
+        assert_eq!(step(10 + kills, 3, 2), [in_outer, in_inner]);
+        assert_eq!(step(11 + kills, 3, 2), ["obs.oom_kill{1}"], "outside of both");
+    }
 }
 
 #[test]
