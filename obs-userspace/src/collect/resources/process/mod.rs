@@ -34,6 +34,9 @@ const PROCESSES_MAX: usize = 65_536;
 /// The name under which the CPU time of processes is added up that ended between two readings.
 const ENDED: &str = "~ended";
 
+/// Most CPU ticks by which the processes' account may be ahead of the host's: a second.
+const AHEAD_TICKS_MAX: u64 = TICKS_PER_SECOND as u64;
+
 const ALL: &[&m::ResourceMetric] = &[
     m::PROCESS_COUNT,
     m::PROCESS_CPU_TIME,
@@ -103,6 +106,8 @@ struct Ended {
     before: Option<[u64; 2]>,
     /// Ticks counted of processes since.
     counted: [u64; 2],
+    /// Ticks that processes were ahead of the host, and that are no longer held against those that ended.
+    forgiven: [u64; 2],
     /// The remainder, as far as it was handed on. It only grows.
     sums: [u64; 2],
 }
@@ -112,21 +117,26 @@ impl Ended {
     fn read(&mut self, whole: Option<[u64; 2]>) {
         let Some(whole) = whole else { return };
         let before = *self.before.get_or_insert(whole);
-        let mut rest = [0; 2];
-        let mut total: i128 = 0;
-        for (mode, rest) in rest.iter_mut().enumerate() {
-            let value = |of: &[u64; 2]| i128::from(of.get(mode).copied().unwrap_or(0));
-            let open = value(&whole) - value(&before) - value(&self.counted) - value(&self.sums);
-            total += open;
-            *rest = u64::try_from(open).unwrap_or(0);
-        }
+        let open = [0, 1].map(|mode| {
+            let due = i128::from(whole[mode]) + i128::from(self.forgiven[mode]) - i128::from(before[mode]);
+            due - i128::from(self.counted[mode]) - i128::from(self.sums[mode])
+        });
+        let total: i128 = open.iter().sum();
         // The kernel keeps two accounts, by ticks for the host and exact for processes, and divides them into user and
         // system differently: only what is missing in all can be somebody's.
         let mut growth = u64::try_from(total).unwrap_or(0);
-        for (sum, rest) in self.sums.iter_mut().zip(rest) {
-            let part = rest.min(growth);
+        for (sum, open) in self.sums.iter_mut().zip(open) {
+            let part = u64::try_from(open).unwrap_or(0).min(growth);
             *sum += part;
             growth -= part;
+        }
+        // Where interrupts are in the exact account only, processes get ahead for good, and that would hide all that ends. A little is
+        // kept: what the host's ticks happened to miss of the processes, they happen to find later.
+        let mut ahead = u64::try_from(-total).unwrap_or(0).saturating_sub(AHEAD_TICKS_MAX);
+        for (forgiven, open) in self.forgiven.iter_mut().zip(open) {
+            let part = u64::try_from(-open).unwrap_or(0).min(ahead);
+            *forgiven = forgiven.saturating_add(part);
+            ahead -= part;
         }
     }
 }

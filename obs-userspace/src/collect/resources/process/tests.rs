@@ -106,6 +106,33 @@ fn what_ended_between_two_readings_is_in_the_whole() {
     assert!((sum(&values, "process.cpu.time{") - 1.9).abs() < 1e-9, "{values:#?}");
 }
 
+/// Where interrupts are part of processes' exact time, they have more than the host's ticks of threads.
+#[test]
+fn processes_with_more_than_the_whole_do_not_hide_for_ever_what_ended() {
+    let (folder, roots) = fixture(&[]);
+    let mut resources = with_processes_max(&roots, 10);
+    let mut step = |of_host: u64, of_process: u64| {
+        write(
+            folder.path(),
+            &[
+                ("proc/stat", format!("cpu {of_host} 0 0 0\ncpu0 1 1 1 1\n").as_bytes()),
+                ("proc/7/stat", stat(7, "x", of_process, 5, 1).as_bytes()),
+            ],
+        );
+        let (values, _) = read(&mut resources);
+        values["process.cpu.time{~ended,,,user}"]
+    };
+    // In each reading the process has 0.6 s more than the host.
+    for round in 0..100 {
+        assert_eq!(step(1000 * round, 1060 * round), 0.0);
+    }
+    // Others burned 12 s and ended: at most a second of it is not seen, and nothing of what comes next.
+    let first = step(1000 * 99 + 1200, 1060 * 99);
+    assert!((11.0..=12.0).contains(&first), "{first} s");
+    let second = step(1000 * 99 + 2400, 1060 * 99);
+    assert!((second - first - 12.0).abs() < 1e-9, "{first} s, then {second} s");
+}
+
 #[test]
 fn details_of_a_process() {
     let status =
