@@ -391,13 +391,13 @@ impl Store {
             let is_older = |file: &Finished, seconds: u64| {
                 file.times.is_some_and(|(_, end, _)| end.saturating_add(seconds.saturating_mul(SECOND_NS)) < now_ns)
             };
-            // With a block goes everything that was written before it, whatever the clock said then.
-            let expired = self
-                .finished
-                .iter()
-                .rposition(|file| is_older(file, self.options.retention_seconds))
-                .map_or(0, |at| at + 1);
-            self.stats.blocks_expired += self.remove_oldest(expired)?;
+            // What lies ahead of now was written while the clock was wrong: its time says nothing of its age.
+            let is_expired = |file: &Finished| {
+                let (start, ..) = file.times?;
+                (start <= now_ns).then(|| is_older(file, self.options.retention_seconds))
+            };
+            let expired = with_neighbours(&self.finished.iter().map(is_expired).collect::<Vec<_>>());
+            self.stats.blocks_expired += self.remove(&expired)?;
             if self.options.windows_seconds < self.options.retention_seconds {
                 for index in 0..self.finished.len() {
                     let file = self.finished[index];
@@ -417,7 +417,7 @@ impl Store {
             bytes = bytes.saturating_sub(file.bytes);
             count = index + 1;
         }
-        self.stats.blocks_evicted += self.remove_oldest(count)?;
+        self.stats.blocks_evicted += self.remove(&vec![true; count])?;
         Ok(())
     }
 
@@ -429,15 +429,19 @@ impl Store {
         spans.filter(|(start, end, _)| end - start >= least_ns).map(|(start, ..)| start).next()
     }
 
-    fn remove_oldest(&mut self, count: usize) -> Result<u64, StoreError> {
-        if count == 0 {
+    /// Removes finished files, of which the first ones are told whether they go. Returns how many went.
+    fn remove(&mut self, is_going: &[bool]) -> Result<u64, StoreError> {
+        let mut is_going = is_going.iter();
+        let going: Vec<Finished> =
+            self.finished.extract_if(.., |_| is_going.next().copied().unwrap_or_default()).collect();
+        if going.is_empty() {
             return Ok(0);
         }
-        for file in self.finished.drain(..count).collect::<Vec<_>>() {
+        for file in &going {
             self.folder.remove(&self.folder.path(file.name))?;
         }
         self.folder.sync()?;
-        Ok(count as u64)
+        Ok(going.len() as u64)
     }
 
     /// A block that cannot be thinned stays as it is; it is tried again with the next one.
@@ -458,4 +462,16 @@ impl Store {
             }
         }
     }
+}
+
+/// Whether each file goes, in the order of writing: as its own time says or, where that says nothing, once those that were
+/// written right before and right after it go.
+fn with_neighbours(is_expired: &[Option<bool>]) -> Vec<bool> {
+    let carry = |last: &mut bool, is_expired: &Option<bool>| {
+        *last = is_expired.unwrap_or(*last);
+        Some(*last)
+    };
+    let mut after: Vec<bool> = is_expired.iter().rev().scan(true, carry).collect();
+    after.reverse();
+    is_expired.iter().scan(true, carry).zip(after).map(|(before, after)| before && after).collect()
 }

@@ -68,6 +68,57 @@ fn a_clock_that_jumped_ahead_for_a_moment_costs_nothing() {
 }
 
 #[test]
+fn a_clock_that_was_back_for_a_moment_costs_that_moment_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    fill(&mut store, 0..3);
+    // The machine starts in 1970, and learns the time a window later.
+    store.append(&Window { started_unix_ns: SECOND_NS, ..numbered(7) }).unwrap();
+    fill(&mut store, 3..5);
+    assert_eq!(store.stats().blocks_expired, 1);
+    let kept: Vec<u64> =
+        (0..5).flat_map(|block| [0, 300, 600, 601, 719].map(|at| block * BLOCK_WINDOWS + at)).collect();
+    assert_eq!(numbers(&store.reader()), kept);
+}
+
+#[test]
+fn a_clock_that_was_back_for_hours_costs_those_hours_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    fill(&mut store, 0..3);
+    for number in 0..BLOCK_WINDOWS {
+        store.append(&Window { started_unix_ns: number * WINDOW_NS, ..numbered(7) }).unwrap();
+    }
+    store.rotate().unwrap();
+    assert_eq!(store.stats().blocks_expired, 0);
+    fill(&mut store, 3..5);
+    assert_eq!(store.stats().blocks_expired, 1);
+    assert_eq!(numbers(&store.reader()).len(), 5 * 5);
+}
+
+#[test]
+fn what_was_written_while_the_clock_was_ahead_goes_with_its_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention_seconds = 6 * 7200;
+    let mut store = Store::open(dir.path(), StoreOptions { retention_seconds, ..options() }).unwrap();
+    fill(&mut store, 0..2);
+    // Ahead by less than what is kept, for two blocks: ages count by it as long as it lasts.
+    fill(&mut store, 6..8);
+    fill(&mut store, 2..5);
+    assert_eq!(store.stats().blocks_expired, 0);
+    let block = |number: u64| number / BLOCK_WINDOWS;
+    let kept = |store: &Store| {
+        let mut blocks: Vec<u64> = numbers(&store.reader()).into_iter().map(block).collect();
+        blocks.dedup();
+        blocks
+    };
+    assert_eq!(kept(&store), [0, 1, 2, 3, 4, 6, 7]);
+    // As soon as now is beyond it, its own time counts again.
+    fill(&mut store, 9..16);
+    assert_eq!(kept(&store), [7, 9, 10, 11, 12, 13, 14, 15]);
+}
+
+#[test]
 fn a_clock_that_was_set_back_begins_another_block_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), options()).unwrap();
