@@ -8,7 +8,7 @@ use obs_userspace_fuzz::{
         profile::{Frame, FrameKind, Module, Profile, ProfileSample, ValueType},
         record::{Counter, Event, Gauge, Histogram},
     },
-    store::{KnownProcess, Store, StoreOptions, Window, fuzz},
+    store::{KnownProcess, Store, StoreOptions, Window, fuzz, limits::STACK_FRAMES_MAX},
 };
 
 const START_NS: u64 = 1_700_006_400_000_000_000;
@@ -46,7 +46,12 @@ fn window(number: u64) -> Window {
         modules: vec![Module { path: "/bin/app".into(), build_id: None }],
         frames: vec![frame("main".to_owned()), frame(format!("step_{}", number % 3))],
         processes: vec![info.clone()],
-        samples: vec![sample(&[1, 0], [number + 1, 10 * number + 10]), sample(&[0], [1, number % 2 + 9])],
+        samples: vec![
+            sample(&[1, 0], [number + 1, 10 * number + 10]),
+            sample(&[0], [1, number % 2 + 9]),
+            // As deep as stacks may be: one call more is damage.
+            sample(&[0; STACK_FRAMES_MAX], [1, 10]),
+        ],
     };
     let label = |value: &str| vec![("l", value.into())];
     Window {

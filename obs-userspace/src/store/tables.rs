@@ -8,7 +8,7 @@ use super::{
     codes::{self, SeriesKind},
     limits::{
         FRAMES_MAX, KEYS_MAX, KINDS_MAX, LABELS_MAX, LABELS_TOTAL_MAX, MODULES_MAX, NODES_MAX, PROCESSES_MAX,
-        SERIES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX, VALUE_TYPES_MAX,
+        SERIES_MAX, STACK_FRAMES_MAX, STRING_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX, VALUE_TYPES_MAX,
     },
 };
 use crate::model::{process::ProcessKey, profile::FrameKind};
@@ -130,6 +130,8 @@ pub(super) struct Tables {
     pub(super) kinds: Vec<KindEntry>,
     pub(super) keys: Vec<KeyEntry>,
     pub(super) series: Vec<SeriesEntry>,
+    /// Of each node that was read, how many frames its stack has.
+    depths: Vec<u16>,
     /// Labels, attributes and value types so far.
     pairs: usize,
 }
@@ -296,12 +298,12 @@ impl Tables {
         keys: Vec<KeyEntry>,
         series: Vec<SeriesEntry>,
     ) -> Self {
-        Self { strings, modules, frames, nodes, processes, kinds, keys, series, pairs: 0 }
+        Self { strings, modules, frames, nodes, processes, kinds, keys, series, depths: Vec::new(), pairs: 0 }
     }
 
     pub(super) fn read_strings(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
         let count = added(cursor, self.strings.len(), STRINGS_MAX)?;
-        let lengths = column(cursor, count, |cursor| cursor.number(STRINGS_BYTES_MAX))?;
+        let lengths = column(cursor, count, |cursor| cursor.number(STRING_BYTES_MAX))?;
         self.strings.ends.reserve_exact(count);
         lengths.into_iter().try_for_each(|length| self.strings.add(cursor.take(length)?))
     }
@@ -332,14 +334,28 @@ impl Tables {
         let before = self.nodes.len();
         let count = added(cursor, before, NODES_MAX)?;
         let mut parents = Vec::with_capacity(count);
+        self.depths.reserve_exact(count);
         for index in before..before + count {
             // The caller stands before the called, so that no stack is endless.
-            parents.push(Maybe((index - cursor.number(index)?) as u32));
+            let parent = Maybe((index - cursor.number(index)?) as u32);
+            parents.push(parent);
+            self.depths.push(self.depth_below(parent)?);
         }
         self.nodes.reserve_exact(count);
         let frames = planes(cursor, count)?;
         self.nodes.extend(parents.into_iter().zip(frames).map(|(parent, frame)| NodeEntry { parent, frame }));
         Ok(())
+    }
+
+    /// How deep a node is whose caller is that one. Answers hold each stack as a whole: without a bound a small file of long
+    /// chains would take all memory.
+    fn depth_below(&self, parent: Maybe) -> Parsed<u16> {
+        let above = parent.get().map_or(Ok(0), |parent| at(&self.depths, parent).copied())?;
+        if usize::from(above) < STACK_FRAMES_MAX {
+            Ok(above + 1)
+        } else {
+            Err(Malformed("a stack is deeper than stacks may be"))
+        }
     }
 
     pub(super) fn read_who(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
@@ -409,7 +425,7 @@ impl Tables {
 
     /// How many entries each table has.
     pub(super) fn lengths(&self) -> [usize; 8] {
-        let Self { strings, modules, frames, nodes, processes, kinds, keys, series, pairs: _ } = self;
+        let Self { strings, modules, frames, nodes, processes, kinds, keys, series, depths: _, pairs: _ } = self;
         [
             strings.len(),
             modules.len(),
@@ -424,7 +440,7 @@ impl Tables {
 
     /// Follows every reference of every table.
     pub(super) fn check(&self) -> Parsed<()> {
-        let Self { strings, modules, frames, nodes, processes, kinds, keys, series, pairs: _ } = self;
+        let Self { strings, modules, frames, nodes, processes, kinds, keys, series, depths: _, pairs: _ } = self;
         let text = |index: u32| strings.get(index).map(drop);
         let maybe = |index: Maybe| index.get().map_or(Ok(()), text);
         let texts = |pairs: &[(u32, u32)]| pairs.iter().try_for_each(|(name, value)| text(*name).and(text(*value)));
@@ -446,5 +462,41 @@ impl Tables {
             stack.get().map_or(Ok(()), |node| at(nodes, node).map(drop))?;
         }
         series.iter().try_for_each(|series| text(series.name).and(texts(&series.labels)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads nodes of which each calls the one behind it, in two parts as two windows would add them.
+    fn read_chain(depth: usize) -> Parsed<Tables> {
+        let nodes: Vec<NodeEntry> =
+            (0..depth as u32).map(|index| NodeEntry { parent: Maybe(index), frame: 0 }).collect();
+        let (first, second) = nodes.split_at(depth / 2);
+        let mut tables = Tables::default();
+        for (before, part) in [(0, first), (first.len(), second)] {
+            let mut raw = Vec::new();
+            put_stacks(&mut raw, before, part.iter());
+            tables.read_stacks(&mut Cursor::new(&raw))?;
+        }
+        Ok(tables)
+    }
+
+    #[test]
+    fn a_stack_that_is_deeper_than_stacks_may_be_is_damage() {
+        assert_eq!(read_chain(STACK_FRAMES_MAX).map(|tables| tables.nodes.len()), Ok(STACK_FRAMES_MAX));
+        assert_eq!(read_chain(STACK_FRAMES_MAX + 1).err(), Some(Malformed("a stack is deeper than stacks may be")));
+    }
+
+    #[test]
+    fn a_string_that_is_longer_than_strings_may_be_is_damage() {
+        let read = |length| {
+            let mut raw = Vec::new();
+            put_strings(&mut raw, std::iter::once(&*"x".repeat(length)));
+            Tables::default().read_strings(&mut Cursor::new(&raw))
+        };
+        assert_eq!(read(STRING_BYTES_MAX), Ok(()));
+        assert_eq!(read(STRING_BYTES_MAX + 1), Err(Malformed("a number is beyond its bound")));
     }
 }
