@@ -122,7 +122,7 @@ pub fn check(state_dir: &Path) -> Result<CheckReport, StoreError> {
 
 fn check_file(folder: &Folder, name: Name) -> FileReport {
     let mut contents = Contents::default();
-    let state = match folder.open(name).map_err(FileError::Read) {
+    let state = match folder.open(name) {
         Ok(file) => match name.kind {
             FileKind::Journal => check_journal(&file, Some(name.sequence), &mut contents),
             FileKind::Block => check_block(&file, Some(name.sequence), &mut contents).map(|()| FileState::Whole),
@@ -359,7 +359,7 @@ fn stat_file(folder: &Folder, name: Name, sections: &mut BTreeMap<Section, u64>)
         *sections.entry(Section::Window).or_default() += report.bytes;
         return report;
     }
-    let opened = folder.open(name).map_err(FileError::Read).and_then(Block::open).and_then(|mut block| {
+    let opened = folder.open(name).and_then(Block::open).and_then(|mut block| {
         block.load(Parts { code: false, series: true })?;
         Ok(block)
     });

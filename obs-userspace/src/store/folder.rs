@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    error::{StoreError, is_out_of_room},
+    error::{FileError, StoreError, is_out_of_room},
     frame::FileKind,
     limits::LISTINGS_MAX,
 };
@@ -19,6 +19,8 @@ const FOLDER_MODE: u32 = 0o700;
 const LOCK: &str = "lock";
 const BLOCKS: &str = "blocks";
 const TEMPORARY: &str = "tmp";
+/// The highest sequence of a file of ours. A block is made every two hours: counting on from here still never ends.
+const SEQUENCE_MAX: u64 = u64::MAX / 2;
 /// Most bytes that are read of the lock file.
 const OWNER_BYTES_MAX: u64 = 32;
 
@@ -48,8 +50,14 @@ impl Name {
             "block" => FileKind::Block,
             _ => return None,
         };
-        let name = Self { sequence: number.parse().ok()?, kind };
+        let name = Self { sequence: number.parse().ok().filter(|sequence| *sequence <= SEQUENCE_MAX)?, kind };
         (name.text() == text).then_some(name)
+    }
+
+    /// The name in a path, or the one that its temporary name stands for.
+    pub(super) fn of_path(path: &Path) -> Option<Self> {
+        let text = path.file_name()?.to_str()?;
+        Self::parse(text.strip_suffix(TEMPORARY).and_then(|text| text.strip_suffix('.')).unwrap_or(text))
     }
 }
 
@@ -62,8 +70,15 @@ pub(super) struct Listing {
     pub(super) superseded: Vec<Name>,
     /// What a crash left half-written.
     pub(super) temporary: Vec<PathBuf>,
-    /// What is not the store's.
+    /// What is not the store's: other names, and what is no file.
     pub(super) foreign: Vec<PathBuf>,
+}
+
+impl Listing {
+    /// What has a name of the store's, but is no file: a folder, a link, a pipe.
+    pub(super) fn misnamed(&self) -> impl Iterator<Item = (&Path, Name)> {
+        self.foreign.iter().filter_map(|path| Some((path.as_path(), Name::of_path(path)?)))
+    }
 }
 
 /// The folder of the blocks.
@@ -111,14 +126,13 @@ impl Folder {
         let failed = || StoreError::io("list", &self.blocks);
         let mut listing = Listing::default();
         for entry in fs::read_dir(&self.blocks).map_err(failed())? {
-            let path = entry.map_err(failed())?.path();
-            let text = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if let Some(name) = Name::parse(text) {
-                listing.files.push(name);
-            } else if text.strip_suffix(TEMPORARY).and_then(|text| Name::parse(text.strip_suffix('.')?)).is_some() {
-                listing.temporary.push(path);
-            } else {
-                listing.foreign.push(path);
+            let entry = entry.map_err(failed())?;
+            let path = entry.path();
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            match Name::of_path(&path).filter(|_| is_file) {
+                Some(name) if path == self.path(name) => listing.files.push(name),
+                Some(_) => listing.temporary.push(path),
+                None => listing.foreign.push(path),
             }
         }
         listing.files.sort_unstable();
@@ -187,8 +201,15 @@ impl Folder {
         File::open(&self.blocks).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync", &self.blocks))
     }
 
-    pub(super) fn open(&self, name: Name) -> io::Result<File> {
-        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.path(name))
+    pub(super) fn open(&self, name: Name) -> Result<File, FileError> {
+        // A pipe that took the file's place since it was listed must not block.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(self.path(name)).map_err(FileError::Read)?;
+        if file.metadata().map_err(FileError::Read)?.is_file() {
+            Ok(file)
+        } else {
+            Err(FileError::NotOurs("it is no file"))
+        }
     }
 
     pub(super) fn open_for_writing(&self, name: Name) -> Result<File, StoreError> {
@@ -196,7 +217,7 @@ impl Folder {
         OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(libc::O_NOFOLLOW)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path)
             .map_err(StoreError::io("open", &path))
     }
@@ -259,8 +280,11 @@ mod tests {
         let name = Name { sequence: 42, kind: FileKind::Block };
         assert_eq!(name.text(), "0000000042.block");
         assert_eq!(Name::parse("0000000042.block"), Some(name));
-        for text in ["42.block", "+000000042.block", "0000000042.block.tmp", "0000000042", "x.journal", ""] {
+        let too_high = format!("{}.block", u64::MAX);
+        for text in ["42.block", "+000000042.block", "0000000042.block.tmp", "0000000042", "x.journal", "", &too_high] {
             assert_eq!(Name::parse(text), None, "{text}");
         }
+        assert_eq!(Name::of_path(Path::new("/a/0000000042.block.tmp")), Some(name));
+        assert_eq!(Name::of_path(Path::new("/a/0000000042.blocktmp")), None);
     }
 }

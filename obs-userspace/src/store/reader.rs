@@ -90,7 +90,7 @@ impl Reader {
         notes: &mut Notes,
         visit: &mut impl FnMut(&mut Source<'_>, &mut Notes) -> Result<(), FileError>,
     ) -> Result<(), FileError> {
-        let mut block = Block::open(self.folder.open(name).map_err(FileError::Read)?)?;
+        let mut block = Block::open(self.folder.open(name)?)?;
         if !plan.range.touches(block.index.started_unix_ns, block.index.ended_unix_ns) {
             return Ok(());
         }
@@ -109,10 +109,10 @@ impl Reader {
         let file = match self.folder.open(name) {
             Ok(file) => file,
             // Its block was finished since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(FileError::Read(error)) if error.kind() == io::ErrorKind::NotFound => {
                 return self.visit_block(Name { kind: FileKind::Block, ..name }, plan, notes, visit);
             }
-            Err(error) => return Err(FileError::Read(error)),
+            Err(error) => return Err(error),
         };
         let mut journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
         let position = journals.iter().position(|state| state.name == name).unwrap_or_else(|| {

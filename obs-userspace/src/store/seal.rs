@@ -33,7 +33,7 @@ const CHUNK_EVENTS: usize = 1 << 14;
 pub(super) fn seal(folder: &Folder, journal: Name) -> Result<u64, StoreError> {
     let path = folder.path(journal);
     let unreadable = |cause| StoreError::Seal { path: path.clone(), cause };
-    let source = folder.open(journal).map_err(StoreError::io("open", &path))?;
+    let source = folder.open(journal).map_err(unreadable)?;
     let header = FileHeader::read(&source).map_err(unreadable)?;
     let survey = Survey::of(&source).map_err(unreadable)?;
     let name = Name { sequence: header.sequence, kind: FileKind::Block };
@@ -53,7 +53,7 @@ pub(super) fn seal(folder: &Folder, journal: Name) -> Result<u64, StoreError> {
 pub(super) fn thin(folder: &Folder, name: Name) -> Result<u64, StoreError> {
     let path = folder.path(name);
     let unreadable = |cause| StoreError::Seal { path: path.clone(), cause };
-    let source = folder.open(name).map_err(StoreError::io("open", &path))?;
+    let source = folder.open(name).map_err(unreadable)?;
     let block = Block::open(source).map_err(unreadable)?;
     let file = folder.begin(name)?;
     let header = FileHeader { is_coarse: true, ..block.header };

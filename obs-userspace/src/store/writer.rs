@@ -61,7 +61,7 @@ pub struct Recovery {
     pub superseded_removed: u64,
     /// Journals of an earlier run that were made into blocks.
     pub sealed: u64,
-    /// Files that cannot be read, and why, up to a bound; they are left as they are.
+    /// What cannot be read, or not be removed, and why, up to a bound; it is left as it is.
     pub unreadable: Vec<(PathBuf, String)>,
 }
 
@@ -160,13 +160,22 @@ impl Store {
     fn recover(&mut self) -> Result<(), StoreError> {
         let folder = Arc::clone(&self.folder);
         let listing = folder.list()?;
+        let mut taken = 0;
+        for (path, name) in listing.misnamed() {
+            taken = taken.max(name.sequence);
+            self.note(path, &"it has a name of the history's files, and is none");
+        }
         for path in &listing.temporary {
-            folder.remove(path)?;
-            self.recovery.temporary_removed += 1;
+            match folder.remove(path) {
+                Ok(()) => self.recovery.temporary_removed += 1,
+                Err(error) => {
+                    taken = taken.max(Name::of_path(path).map_or(0, |name| name.sequence));
+                    self.note(path, &error);
+                }
+            }
         }
         for name in &listing.superseded {
-            let block =
-                folder.open(Name { kind: FileKind::Block, ..*name }).map_err(FileError::Read).and_then(Block::open);
+            let block = folder.open(Name { kind: FileKind::Block, ..*name }).and_then(Block::open);
             // If the block is damaged, it is made again.
             let is_there = match block {
                 Ok(_) => true,
@@ -174,12 +183,15 @@ impl Store {
                 Err(_) => seal::seal(&folder, *name).is_ok(),
             };
             if is_there {
-                folder.remove(&folder.path(*name))?;
-                self.recovery.superseded_removed += 1;
+                let path = folder.path(*name);
+                match folder.remove(&path) {
+                    Ok(()) => self.recovery.superseded_removed += 1,
+                    Err(error) => self.note(&path, &error),
+                }
             }
         }
         let newest = listing.files.last().map_or(0, |name| name.sequence);
-        self.next_sequence = newest.saturating_add(1);
+        self.next_sequence = newest.max(taken) + 1;
         for name in listing.files {
             match name.kind {
                 FileKind::Block => self.take_block(name),
@@ -191,7 +203,7 @@ impl Store {
     }
 
     fn take_block(&mut self, name: Name) {
-        let opened = self.folder.open(name).map_err(FileError::Read).and_then(Block::open);
+        let opened = self.folder.open(name).and_then(Block::open);
         let bytes = self.folder.length(name);
         match opened {
             Ok(block) => {
@@ -202,18 +214,18 @@ impl Store {
                 if !matches!(error, FileError::NewerVersion { .. }) {
                     self.finished.push(Finished { name, bytes, times: None });
                 }
-                self.note_unreadable(name, &error);
+                self.note(&self.folder.path(name), &error);
             }
         }
     }
 
     /// Goes on with the newest journal, if it is of this start of the machine; makes blocks of the others.
     fn take_journal(&mut self, name: Name, is_newest: bool) -> Result<(), StoreError> {
-        let header = self.folder.open(name).map_err(FileError::Read).and_then(|file| FileHeader::read(&file));
+        let header = self.folder.open(name).and_then(|file| FileHeader::read(&file));
         let header = match header {
             Ok(header) if header.kind == FileKind::Journal && header.sequence == name.sequence => header,
             Ok(_) => {
-                self.note_unreadable(name, &FileError::NotOurs("its header contradicts its name"));
+                self.note(&self.folder.path(name), &FileError::NotOurs("its header contradicts its name"));
                 self.finished.push(Finished { name, bytes: self.folder.length(name), times: None });
                 return Ok(());
             }
@@ -221,7 +233,7 @@ impl Store {
                 if !matches!(error, FileError::NewerVersion { .. }) {
                     self.finished.push(Finished { name, bytes: self.folder.length(name), times: None });
                 }
-                self.note_unreadable(name, &error);
+                self.note(&self.folder.path(name), &error);
                 return Ok(());
             }
         };
@@ -242,9 +254,9 @@ impl Store {
         }
     }
 
-    fn note_unreadable(&mut self, name: Name, error: &FileError) {
+    fn note(&mut self, path: &Path, why: &impl ToString) {
         if self.recovery.unreadable.len() < DAMAGE_MAX {
-            self.recovery.unreadable.push((self.folder.path(name), error.to_string()));
+            self.recovery.unreadable.push((path.to_owned(), why.to_string()));
         }
     }
 

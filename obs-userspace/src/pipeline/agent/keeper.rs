@@ -212,7 +212,7 @@ fn open(config: &AgentConfig) -> anyhow::Result<Store> {
         tracing::warn!(bytes = recovery.torn_bytes, "cut off a window that an earlier run had not finished writing");
     }
     for (path, why) in &recovery.unreadable {
-        tracing::error!(path = %path.display(), why, "cannot read a file of the history; it is left as it is");
+        tracing::error!(path = %path.display(), why, "cannot use a file of the history; it is left as it is");
     }
     Ok(store)
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod crash;
+mod odd;
 mod retention;
 mod room;
 mod round_trip;
