@@ -181,10 +181,18 @@ impl JournalState {
         }
         let windows = &mut self.windows;
         let before = self.tables.lengths();
-        let (whole, torn) = scan(file, self.whole, &mut self.tables, |offset, view, _| {
+        let scanned = scan(file, self.whole, &mut self.tables, |offset, view, _| {
             windows.push(Place { offset, started_unix_ns: view.started_unix_ns, duration_ns: view.duration_ns });
             Ok(())
-        })?;
+        });
+        let (whole, torn) = match scanned {
+            Ok(scanned) => scanned,
+            Err(error) => {
+                // The same windows must not be taken up once more by the next question.
+                *self = Self::new(self.name);
+                return Err(error);
+            }
+        };
         // A window that is being written is not whole yet; one that took up tables and failed stays wrong.
         self.is_broken = torn.is_some() && whole == self.whole && self.tables.lengths() != before;
         self.whole = whole;

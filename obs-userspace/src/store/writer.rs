@@ -99,6 +99,8 @@ pub struct StoreStats {
     pub blocks_expired: u64,
     /// Blocks that were removed because of the size of all.
     pub blocks_evicted: u64,
+    /// How often a file could not be removed; it is tried again with the next block.
+    pub removals_failed: u64,
     /// Blocks that lost their windows and keep the roll-up.
     pub blocks_thinned: u64,
     /// Bytes of all files.
@@ -114,6 +116,13 @@ struct Finished {
     bytes: u64,
     /// Of blocks that can be read: when the first window began, the last one ended, and whether the windows are gone.
     times: Option<(u64, u64, bool)>,
+}
+
+/// What retention removed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Removed {
+    files: u64,
+    bytes: u64,
 }
 
 /// The writer of a state folder. There is one at a time.
@@ -195,11 +204,12 @@ impl Store {
         for name in listing.files {
             match name.kind {
                 FileKind::Block => self.take_block(name),
-                FileKind::Journal => self.take_journal(name, name.sequence == newest)?,
+                FileKind::Journal => self.take_journal(name, name.sequence == newest),
             }
         }
         folder.sync()?;
-        self.retain()
+        self.retain();
+        Ok(())
     }
 
     fn take_block(&mut self, name: Name) {
@@ -210,48 +220,44 @@ impl Store {
                 let times = (block.index.started_unix_ns, block.index.ended_unix_ns, block.header.is_coarse);
                 self.finished.push(Finished { name, bytes, times: Some(times) });
             }
-            Err(error) => {
-                if !matches!(error, FileError::NewerVersion { .. }) {
-                    self.finished.push(Finished { name, bytes, times: None });
-                }
-                self.note(&self.folder.path(name), &error);
-            }
+            Err(error @ FileError::NewerVersion { .. }) => self.note(&self.folder.path(name), &error),
+            Err(error) => self.set_aside(name, &error),
         }
     }
 
     /// Goes on with the newest journal, if it is of this start of the machine; makes blocks of the others.
-    fn take_journal(&mut self, name: Name, is_newest: bool) -> Result<(), StoreError> {
+    fn take_journal(&mut self, name: Name, is_newest: bool) {
         let header = self.folder.open(name).and_then(|file| FileHeader::read(&file));
         let header = match header {
             Ok(header) if header.kind == FileKind::Journal && header.sequence == name.sequence => header,
-            Ok(_) => {
-                self.note(&self.folder.path(name), &FileError::NotOurs("its header contradicts its name"));
-                self.finished.push(Finished { name, bytes: self.folder.length(name), times: None });
-                return Ok(());
-            }
-            Err(error) => {
-                if !matches!(error, FileError::NewerVersion { .. }) {
-                    self.finished.push(Finished { name, bytes: self.folder.length(name), times: None });
-                }
-                self.note(&self.folder.path(name), &error);
-                return Ok(());
-            }
+            Ok(_) => return self.set_aside(name, &FileError::NotOurs("its header contradicts its name")),
+            Err(error @ FileError::NewerVersion { .. }) => return self.note(&self.folder.path(name), &error),
+            Err(error) => return self.set_aside(name, &error),
         };
-        let (journal, torn_bytes) = Journal::recover(&self.folder, name)?;
+        let (journal, torn_bytes) = match Journal::recover(&self.folder, name) {
+            Ok(recovered) => recovered,
+            Err(error) => return self.set_aside(name, &error),
+        };
         self.recovery.torn_bytes += torn_bytes;
         self.recovery.torn_files += u64::from(torn_bytes > 0);
         match journal {
-            Some(journal) if journal.is_empty() => self.folder.remove(&journal.path),
-            Some(journal) if is_newest && header.boot_id == self.options.boot_id => {
-                self.journal = Some(journal);
-                Ok(())
+            Some(journal) if journal.is_empty() => {
+                if let Err(error) = self.folder.remove(&journal.path) {
+                    self.set_aside(name, &error);
+                }
             }
+            Some(journal) if is_newest && header.boot_id == self.options.boot_id => self.journal = Some(journal),
             Some(_) | None => {
                 self.seal(name);
                 self.recovery.sealed += 1;
-                Ok(())
             }
         }
+    }
+
+    /// Leaves a file as it is, until it goes with its neighbours.
+    fn set_aside(&mut self, name: Name, why: &impl ToString) {
+        self.finished.push(Finished { name, bytes: self.folder.length(name), times: None });
+        self.note(&self.folder.path(name), why);
     }
 
     fn note(&mut self, path: &Path, why: &impl ToString) {
@@ -356,7 +362,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When old blocks cannot be removed.
+    /// When the journal is empty, and cannot be removed.
     pub fn rotate(&mut self) -> Result<(), StoreError> {
         let Some(mut journal) = self.journal.take() else { return Ok(()) };
         if journal.is_empty() {
@@ -374,7 +380,8 @@ impl Store {
         }
         self.seal(name);
         self.finished.sort_unstable_by_key(|file| file.name);
-        self.retain()
+        self.retain();
+        Ok(())
     }
 
     /// Makes a block of a journal. If that fails, the journal stays and is tried again with the next one.
@@ -398,7 +405,7 @@ impl Store {
     }
 
     /// Removes what is too old, thins what is old, and removes the oldest while there is too much.
-    fn retain(&mut self) -> Result<(), StoreError> {
+    fn retain(&mut self) {
         if let Some(now_ns) = self.now_ns() {
             let is_older = |file: &Finished, seconds: u64| {
                 file.times.is_some_and(|(_, end, _)| end.saturating_add(seconds.saturating_mul(SECOND_NS)) < now_ns)
@@ -409,7 +416,8 @@ impl Store {
                 (start <= now_ns).then(|| is_older(file, self.options.retention_seconds))
             };
             let expired = with_neighbours(&self.finished.iter().map(is_expired).collect::<Vec<_>>());
-            self.stats.blocks_expired += self.remove(&expired)?;
+            let mut expired = expired.into_iter();
+            self.stats.blocks_expired += self.remove(|_| expired.next().unwrap_or_default()).files;
             if self.options.windows_seconds < self.options.retention_seconds {
                 for index in 0..self.finished.len() {
                     let file = self.finished[index];
@@ -420,17 +428,10 @@ impl Store {
                 }
             }
         }
-        let mut bytes = self.stats().bytes;
-        let mut count = 0;
-        for (index, file) in self.finished.iter().enumerate() {
-            if bytes <= self.options.retention_bytes && self.finished.len() - index <= FILES_MAX {
-                break;
-            }
-            bytes = bytes.saturating_sub(file.bytes);
-            count = index + 1;
-        }
-        self.stats.blocks_evicted += self.remove(&vec![true; count])?;
-        Ok(())
+        let (bytes, files) = (self.stats().bytes, self.finished.len() as u64);
+        let (bytes_max, files_max) = (self.options.retention_bytes, FILES_MAX as u64);
+        let is_too_much = |gone: Removed| bytes - gone.bytes > bytes_max || files - gone.files > files_max;
+        self.stats.blocks_evicted += self.remove(is_too_much).files;
     }
 
     /// The time by which ages are measured: the beginning of the newest block that is whole. Not the clock's: one that jumped
@@ -441,19 +442,33 @@ impl Store {
         spans.filter(|(start, end, _)| end - start >= least_ns).map(|(start, ..)| start).next()
     }
 
-    /// Removes finished files, of which the first ones are told whether they go. Returns how many went.
-    fn remove(&mut self, is_going: &[bool]) -> Result<u64, StoreError> {
-        let mut is_going = is_going.iter();
-        let going: Vec<Finished> =
-            self.finished.extract_if(.., |_| is_going.next().copied().unwrap_or_default()).collect();
-        if going.is_empty() {
-            return Ok(0);
+    /// Removes finished files. Of each in the order of writing it is asked whether it goes, given what went before it. One that
+    /// cannot be removed stays, and is tried again with the next block: it keeps no other from going.
+    fn remove(&mut self, mut is_going: impl FnMut(Removed) -> bool) -> Removed {
+        let Self { folder, finished, stats, .. } = self;
+        let mut gone = Removed::default();
+        finished.retain(|file| {
+            if !is_going(gone) {
+                return true;
+            }
+            match folder.remove(&folder.path(file.name)) {
+                Ok(()) => {
+                    gone.files += 1;
+                    gone.bytes += file.bytes;
+                    false
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a file of the history is too old or too much: it stays, and is tried again with the next block");
+                    stats.removals_failed += 1;
+                    true
+                }
+            }
+        });
+        if gone.files > 0 {
+            // If that fails: what comes back after a crash goes again.
+            let _ = folder.sync();
         }
-        for file in &going {
-            self.folder.remove(&self.folder.path(file.name))?;
-        }
-        self.folder.sync()?;
-        Ok(going.len() as u64)
+        gone
     }
 
     /// A block that cannot be thinned stays as it is; it is tried again with the next one.

@@ -327,14 +327,14 @@ impl Work {
     }
 
     fn count_files(&self) {
-        let StoreStats { bytes_written, blocks_sealed, seals_failed, .. } = self.store.stats();
+        let StoreStats { bytes_written, blocks_sealed, seals_failed, removals_failed, .. } = self.store.stats();
         let StoreStats { blocks_expired, blocks_evicted, blocks_thinned, bytes, files, .. } = self.store.stats();
         self.registry.counter(&STORE_WRITTEN, &[]).raise_to(bytes_written);
         self.registry.gauge(&STORE_SIZE, &[]).set(bytes as f64);
         self.registry.gauge(&STORE_FILES, &[]).set(files as f64);
         for (outcome, count) in [
             ("sealed", blocks_sealed),
-            ("failed", seals_failed),
+            ("failed", seals_failed + removals_failed),
             ("expired", blocks_expired),
             ("evicted", blocks_evicted),
             ("thinned", blocks_thinned),

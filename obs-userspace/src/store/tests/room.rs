@@ -46,6 +46,35 @@ impl Disk {
     }
 }
 
+/// A file that can be read, but not written or removed, as long as this value is there.
+struct Pinned {
+    path: PathBuf,
+}
+
+impl Pinned {
+    /// `None`, and a line that says why, where it cannot be done.
+    fn new(path: PathBuf) -> Option<Self> {
+        let mount = |options: &str| Command::new("mount").args(["-o", options]).args([&path, &path]).output();
+        match mount("bind").and_then(|_| mount("remount,bind,ro")) {
+            Ok(output) if output.status.success() => Some(Self { path }),
+            Ok(output) => {
+                eprintln!("skipped: cannot mount a file: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: cannot start mount: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
+}
+
 /// A window that does not compress: of so many kilobytes about.
 fn bulky(number: u64, kilobytes: u64) -> Window {
     let mut state = number + 1;
@@ -160,4 +189,48 @@ fn a_folder_that_is_read_only_is_refused_with_what_to_do() {
     let text = error.to_string();
     assert!(text.contains("cannot create the folder") && text.contains("Read-only file system"), "{text}");
     assert!(text.contains("choose a state folder on a file system that can be written"), "{text}");
+}
+
+#[test]
+fn a_journal_that_cannot_be_gone_on_with_is_named_and_another_one_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    for number in 0..3 {
+        store.append(&numbered(number)).unwrap();
+    }
+    drop(store);
+    let Some(pinned) = Pinned::new(files(dir.path()).pop().unwrap()) else { return };
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    assert_eq!(store.recovery().unreadable.len(), 1, "{:?}", store.recovery());
+    store.append(&numbered(3)).unwrap();
+    assert_eq!(numbers(&store.reader()), [0, 1, 2, 3]);
+    store.rotate().unwrap();
+    assert_eq!(numbers(&store.reader()), [0, 1, 2, 3]);
+    drop((store, pinned));
+    let store = Store::open(dir.path(), options()).unwrap();
+    assert_eq!(store.recovery().superseded_removed, 1);
+    assert_eq!(numbers(&store.reader()), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_block_that_cannot_be_removed_keeps_no_other_from_going_and_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |retention_bytes| Store::open(dir.path(), StoreOptions { retention_bytes, ..options() }).unwrap();
+    let mut store = open(u64::MAX);
+    for number in 0..5 {
+        store.append(&bulky(number, 16)).unwrap();
+        store.rotate().unwrap();
+    }
+    let bytes = store.stats().bytes;
+    drop(store);
+    let Some(pinned) = Pinned::new(files(dir.path())[0].clone()) else { return };
+    let mut store = open(bytes / 2);
+    assert_eq!((store.stats().blocks_evicted, store.stats().removals_failed), (3, 1));
+    assert_eq!(numbers(&store.reader()), [0, 4]);
+    assert_eq!(store.stats().bytes, files(dir.path()).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>());
+    drop(pinned);
+    store.append(&bulky(5, 16)).unwrap();
+    store.rotate().unwrap();
+    assert_eq!(store.stats().blocks_evicted, 4);
+    assert_eq!(numbers(&store.reader()), [4, 5]);
 }
