@@ -14,7 +14,7 @@ use super::{
     error::{FileError, StoreError},
     folder::{Folder, Name},
     frame::{FILE_HEADER_BYTES, FileHeader, FileKind, ReadAt, Section},
-    journal::{FIRST_FRAME, scan},
+    journal::{FIRST_FRAME, Torn, scan},
     query::{Notes, SeriesInfo},
     tables::Tables,
     values::Cell,
@@ -193,10 +193,10 @@ fn check_journal(
     tables.check().map_err(|what| FileError::Damaged { offset: FILE_HEADER_BYTES as u64, what })?;
     match torn {
         None => Ok(FileState::Whole),
-        Some(FileError::Damaged { what, .. }) if what.is_unfinished() => {
+        Some(Torn { error: FileError::Damaged { what, .. }, lost_until_unix_ns: None }) if what.is_unfinished() => {
             Ok(FileState::Unfinished { bytes: end - whole })
         }
-        Some(error) => Err(error),
+        Some(torn) => Err(torn.error),
     }
 }
 

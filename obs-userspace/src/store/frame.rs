@@ -264,6 +264,11 @@ impl FrameHeader {
     }
 }
 
+/// Whether this could be the header of a window's frame, as far as its fixed bytes tell.
+pub(super) fn is_like_window(header: &[u8]) -> bool {
+    matches!(header.get(8..12), Some([section, 0 | 1, 0, 0]) if *section == Section::Window.code())
+}
+
 /// How far back a compressed frame may refer, and how much is remembered for that, as powers of two: what bounds the memory
 /// of compression, at one megabyte.
 const WINDOW_LOG: u32 = 18;

@@ -7,7 +7,10 @@ use super::{
     bytes::{Malformed, Parsed},
     error::{FileError, StoreError, WindowError},
     folder::{Folder, Name},
-    frame::{FILE_HEADER_BYTES, FileHeader, FileKind, FrameReader, FrameWriter, ReadAt, Section},
+    frame::{
+        FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FileKind, FrameReader, FrameWriter, ReadAt, Section,
+        is_like_window,
+    },
     interner::Interner,
     limits::{BUCKETS_MAX, ENTRIES_MAX, EVENTS_MAX, FRAME_BYTES_MAX, JOURNAL_BYTES_MAX, WINDOWS_MAX},
     tables::Tables,
@@ -19,6 +22,21 @@ const LEVEL: i32 = 3;
 
 /// Where a journal's first frame begins.
 pub(super) const FIRST_FRAME: u64 = FILE_HEADER_BYTES as u64;
+
+/// Frames that are looked for behind damage: after so many that only look like one it is given up.
+const LOOKALIKES_MAX: usize = 256;
+/// Bytes that are looked through at once for a frame.
+const PIECE_BYTES: usize = 4096;
+
+/// What follows the last whole window of a journal.
+#[derive(Debug)]
+pub(super) struct Torn {
+    /// What is wrong with it.
+    pub(super) error: FileError,
+    /// When the last window behind it ended, if there are any that look valid. Then it is no end that a crash tore, but damage:
+    /// those windows are lost, for nobody knows what the one between added to the tables.
+    pub(super) lost_until_unix_ns: Option<u64>,
+}
 
 /// Visits the windows of a journal, from a frame on, up to the first frame that is not whole. Each one's additions are in the tables when it is
 /// visited. Returns where the last whole frame ends and, if more follows, what is wrong with it.
@@ -33,30 +51,63 @@ pub(super) fn scan(
     from: u64,
     tables: &mut Tables,
     mut visit: impl FnMut(u64, &WindowView<'_>, &Tables) -> Parsed<()>,
-) -> Result<(u64, Option<FileError>), FileError> {
+) -> Result<(u64, Option<Torn>), FileError> {
     let end = source.length().map_err(FileError::Read)?;
     let mut frames = FrameReader::default();
     let mut offset = from;
+    let torn = |offset, error| {
+        let lost_until_unix_ns = last_end_behind(source, offset, end)?;
+        Ok((offset, Some(Torn { error, lost_until_unix_ns })))
+    };
     while offset < end {
         let (frame, raw) = match frames.read(source, offset, end) {
             Ok(read) => read,
             Err(error @ FileError::Read(_)) => return Err(error),
-            Err(error) => return Ok((offset, Some(error))),
+            Err(error) => return torn(offset, error),
         };
         let damaged = |what| FileError::Damaged { offset, what };
         if frame.section != Section::Window {
-            return Ok((offset, Some(damaged(Malformed("a frame of a journal is no window")))));
+            return torn(offset, damaged(Malformed("a frame of a journal is no window")));
         }
         let view = match WindowView::parse(raw).and_then(|view| view.add_to(tables).map(|()| view)) {
             Ok(view) => view,
-            Err(what) => return Ok((offset, Some(damaged(what)))),
+            Err(what) => return torn(offset, damaged(what)),
         };
         if let Err(what) = visit(offset, &view, tables) {
-            return Ok((offset, Some(damaged(what))));
+            return torn(offset, damaged(what));
         }
         offset += frame.frame_bytes();
     }
     Ok((offset, None))
+}
+
+/// When the last window ended whose frame is somewhere behind a place; `None` if there is none.
+fn last_end_behind(source: &(impl ReadAt + ?Sized), from: u64, end: u64) -> Result<Option<u64>, FileError> {
+    let (mut frames, mut piece) = (FrameReader::default(), [0; PIECE_BYTES]);
+    let (mut offset, mut lookalikes, mut last_end) = (from + 1, 0, None);
+    while offset + FRAME_HEADER_BYTES as u64 <= end && lookalikes < LOOKALIKES_MAX {
+        let piece = &mut piece[..PIECE_BYTES.min((end - offset) as usize)];
+        source.read_at(piece, offset).map_err(FileError::Read)?;
+        let Some(found) = piece.windows(FRAME_HEADER_BYTES).position(is_like_window) else {
+            offset += (piece.len() - FRAME_HEADER_BYTES + 1) as u64;
+            continue;
+        };
+        offset += found as u64;
+        match frames.read(source, offset, end) {
+            Ok((frame, raw)) => {
+                if let Ok(view) = WindowView::parse(raw) {
+                    last_end = last_end.max(Some(view.started_unix_ns.saturating_add(view.duration_ns)));
+                }
+                offset += frame.frame_bytes();
+            }
+            Err(error @ FileError::Read(_)) => return Err(error),
+            Err(_) => {
+                lookalikes += 1;
+                offset += 1;
+            }
+        }
+    }
+    Ok(last_end)
 }
 
 /// Visits so many windows of a journal from its beginning, of which the tables are already known.
@@ -106,7 +157,7 @@ impl Extent {
 }
 
 /// Reads all of a journal: where its last whole frame ends, its tables, how full it is, what is wrong behind that.
-fn measure(file: &File) -> Result<(u64, Tables, Extent, Option<FileError>), FileError> {
+fn measure(file: &File) -> Result<(u64, Tables, Extent, Option<Torn>), FileError> {
     let (mut tables, mut extent) = (Tables::default(), Extent::default());
     let (whole, torn) = scan(file, FIRST_FRAME, &mut tables, |_, view, tables| {
         extent.add(view.started_unix_ns, &view.check(tables)?);
@@ -152,7 +203,8 @@ impl Journal {
     }
 
     /// Opens a journal of an earlier run to go on with it: cuts off what is torn at its end. Returns how many bytes that were,
-    /// and `None` for the journal if its entries cannot be gone on with.
+    /// and `None` for the journal if its entries cannot be gone on with. One that is damaged before its end is left as it is: that
+    /// is an error.
     pub(super) fn recover(folder: &Folder, name: Name) -> Result<(Option<Self>, u64), StoreError> {
         let path = folder.path(name);
         let file = folder.open_for_writing(name)?;
@@ -160,7 +212,10 @@ impl Journal {
         let header = FileHeader::read(&file).map_err(unreadable)?;
         let length = file.length().map_err(StoreError::io("read the length of", &path))?;
         let (mut whole, mut tables, mut extent, torn) = measure(&file).map_err(unreadable)?;
-        if torn.is_some() {
+        if let Some(torn) = torn {
+            if torn.lost_until_unix_ns.is_some() {
+                return Err(unreadable(torn.error));
+            }
             file.set_len(whole).map_err(StoreError::io("cut the torn end off", &path))?;
             file.sync_all().map_err(StoreError::io("sync", &path))?;
             // Again, for the tables may have taken up a part of what was cut.

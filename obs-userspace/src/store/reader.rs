@@ -18,8 +18,7 @@ use super::{
     error::{FileError, StoreError},
     folder::{Folder, Name},
     frame::{FileHeader, FileKind, FrameReader, ReadAt as _},
-    journal::{FIRST_FRAME, scan},
-    limits::DAMAGE_MAX,
+    journal::{FIRST_FRAME, Torn, scan},
     query::Notes,
     tables::{Tables, at},
     values::Cell,
@@ -76,8 +75,7 @@ impl Reader {
                 Ok(()) => {}
                 // Retention removed it since it was listed.
                 Err(FileError::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if notes.damaged.len() < DAMAGE_MAX => notes.damaged.push((name.text(), error.to_string())),
-                Err(_) => notes.damaged_more += 1,
+                Err(error) => notes.damage(name.text(), error.to_string()),
             }
         }
         Ok(())
@@ -124,6 +122,9 @@ impl Reader {
         });
         let state = &mut journals[position];
         state.refresh(&file)?;
+        if let Some(lost) = state.lost.as_ref().filter(|lost| plan.range.touches(lost.from_unix_ns, lost.to_unix_ns)) {
+            notes.damage(name.text(), lost.why.clone());
+        }
         let (Some(first), Some(last)) = (state.windows.first(), state.windows.last()) else { return Ok(()) };
         if !plan.range.touches(first.started_unix_ns, last.started_unix_ns.saturating_add(last.duration_ns)) {
             return Ok(());
@@ -158,12 +159,21 @@ pub(super) struct JournalState {
     whole: u64,
     /// A frame is whole but wrong: nothing behind it can be read.
     is_broken: bool,
+    /// Windows behind damage.
+    lost: Option<Lost>,
+}
+
+/// Windows of a journal that cannot be read: about when they were, and why.
+struct Lost {
+    from_unix_ns: u64,
+    to_unix_ns: u64,
+    why: String,
 }
 
 impl JournalState {
     fn new(name: Name) -> Self {
         let tables = Tables::default();
-        Self { name, header: None, tables, windows: Vec::new(), whole: FIRST_FRAME, is_broken: false }
+        Self { name, header: None, tables, windows: Vec::new(), whole: FIRST_FRAME, is_broken: false, lost: None }
     }
 
     /// Takes up what was appended.
@@ -195,6 +205,12 @@ impl JournalState {
         };
         // A window that is being written is not whole yet; one that took up tables and failed stays wrong.
         self.is_broken = torn.is_some() && whole == self.whole && self.tables.lengths() != before;
+        if let Some(Torn { error, lost_until_unix_ns: Some(to_unix_ns) }) = torn {
+            let last_end = |last: &Place| last.started_unix_ns.saturating_add(last.duration_ns);
+            let from_unix_ns = self.windows.last().map_or(0, last_end);
+            self.lost = Some(Lost { from_unix_ns, to_unix_ns, why: error.to_string() });
+            self.is_broken = true;
+        }
         self.whole = whole;
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::{
     event_chunk,
     folder::{Folder, Name},
     frame::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FileKind, FrameWriter, ReadAt as _, Section},
-    journal::{FIRST_FRAME, scan, scan_known},
+    journal::{FIRST_FRAME, Torn, scan, scan_known},
     limits::{CHUNK_ENTRIES, FRAME_BYTES_MAX},
     point_chunk::{FineColumn, put_coarse, put_fine},
     reorder::{Reordered, reorder},
@@ -29,7 +29,8 @@ const POINT_BUCKETS: u64 = 2;
 /// Events that are compressed together.
 const CHUNK_EVENTS: usize = 1 << 14;
 
-/// Writes the block of a journal beside it; the journal stays. Returns the block's length.
+/// Writes the block of a journal beside it; the journal stays. Returns the block's length. A window that is torn at the end is
+/// left out; of a journal that is damaged before its end no block is made.
 pub(super) fn seal(folder: &Folder, journal: Name) -> Result<u64, StoreError> {
     let path = folder.path(journal);
     let unreadable = |cause| StoreError::Seal { path: path.clone(), cause };
@@ -187,7 +188,7 @@ impl Survey {
         let mut tables = Tables::default();
         let (mut seen, mut last_start) = (Vec::new(), 0);
         let Self { times, index, samples_of, points_of, relations, .. } = &mut survey;
-        scan(source, FIRST_FRAME, &mut tables, |_, view, tables| {
+        let (_, torn) = scan(source, FIRST_FRAME, &mut tables, |_, view, tables| {
             // First as a whole: of one that is malformed no part may be counted.
             view.check(tables)?;
             // A journal never goes back; where one does, its windows are still read in their order.
@@ -227,6 +228,10 @@ impl Survey {
                 Ok(())
             })
         })?;
+        // The block would be whole, and say nothing of the windows behind the damage.
+        if let Some(Torn { error, lost_until_unix_ns: Some(_) }) = torn {
+            return Err(error);
+        }
         survey.finish(&tables, seen).map_err(|what| FileError::Damaged { offset: FIRST_FRAME, what })?;
         Ok(survey)
     }

@@ -116,6 +116,8 @@ struct Finished {
     bytes: u64,
     /// Of blocks that can be read: when the first window began, the last one ended, and whether the windows are gone.
     times: Option<(u64, u64, bool)>,
+    /// A journal whose block could not be made yet.
+    is_waiting: bool,
 }
 
 /// What retention removed.
@@ -218,7 +220,7 @@ impl Store {
         match opened {
             Ok(block) => {
                 let times = (block.index.started_unix_ns, block.index.ended_unix_ns, block.header.is_coarse);
-                self.finished.push(Finished { name, bytes, times: Some(times) });
+                self.finished.push(Finished { name, bytes, times: Some(times), is_waiting: false });
             }
             Err(error @ FileError::NewerVersion { .. }) => self.note(&self.folder.path(name), &error),
             Err(error) => self.set_aside(name, &error),
@@ -236,14 +238,19 @@ impl Store {
         };
         let (journal, torn_bytes) = match Journal::recover(&self.folder, name) {
             Ok(recovered) => recovered,
-            Err(error) => return self.set_aside(name, &error),
+            Err(StoreError::Seal { cause, .. }) => return self.set_aside(name, &cause),
+            Err(error) => {
+                self.note(&self.folder.path(name), &error);
+                return self.leave(name, true);
+            }
         };
         self.recovery.torn_bytes += torn_bytes;
         self.recovery.torn_files += u64::from(torn_bytes > 0);
         match journal {
             Some(journal) if journal.is_empty() => {
                 if let Err(error) = self.folder.remove(&journal.path) {
-                    self.set_aside(name, &error);
+                    self.note(&journal.path, &error);
+                    self.leave(name, true);
                 }
             }
             Some(journal) if is_newest && header.boot_id == self.options.boot_id => self.journal = Some(journal),
@@ -254,10 +261,16 @@ impl Store {
         }
     }
 
-    /// Leaves a file as it is, until it goes with its neighbours.
-    fn set_aside(&mut self, name: Name, why: &impl ToString) {
-        self.finished.push(Finished { name, bytes: self.folder.length(name), times: None });
-        self.note(&self.folder.path(name), why);
+    /// Leaves a file that cannot be read as it is, until it goes with its neighbours.
+    fn set_aside(&mut self, name: Name, error: &FileError) {
+        self.note(&self.folder.path(name), error);
+        self.leave(name, name.kind == FileKind::Journal && matches!(error, FileError::Read(_)));
+    }
+
+    /// Leaves a file as it is; a journal that is waiting is made into a block with the next one.
+    fn leave(&mut self, name: Name, is_waiting: bool) {
+        let bytes = self.folder.length(name);
+        self.finished.push(Finished { name, bytes, times: None, is_waiting });
     }
 
     fn note(&mut self, path: &Path, why: &impl ToString) {
@@ -372,9 +385,7 @@ impl Store {
         let _ = journal.flush();
         let name = journal.name;
         drop(journal);
-        let waiting: Vec<Name> =
-            self.finished.iter().map(|file| file.name).filter(|name| name.kind == FileKind::Journal).collect();
-        self.finished.retain(|file| file.name.kind == FileKind::Block);
+        let waiting: Vec<Name> = self.finished.extract_if(.., |file| file.is_waiting).map(|file| file.name).collect();
         for name in waiting {
             self.seal(name);
         }
@@ -396,10 +407,15 @@ impl Store {
                     self.stats.seals_failed += 1;
                 }
             }
+            Err(StoreError::Seal { path, cause: cause @ FileError::Damaged { .. } }) => {
+                tracing::error!(path = %path.display(), %cause, "a journal is damaged: it stays as it is, and what is behind the damage is lost");
+                self.stats.seals_failed += 1;
+                self.leave(journal, false);
+            }
             Err(error) => {
                 tracing::warn!(%error, "a block could not be made: its journal stays, can be read, and is tried again with the next");
                 self.stats.seals_failed += 1;
-                self.finished.push(Finished { name: journal, bytes: self.folder.length(journal), times: None });
+                self.leave(journal, true);
             }
         }
     }

@@ -23,6 +23,7 @@ pub use self::{
 use super::{
     KnownProcess, attributes,
     bytes::Parsed,
+    limits::DAMAGE_MAX,
     tables::{ProcessEntry, Tables},
 };
 
@@ -80,6 +81,15 @@ pub struct Notes {
 }
 
 impl Notes {
+    /// Names a file that cannot be read wholly, if so many are not named yet.
+    pub(super) fn damage(&mut self, file: String, why: String) {
+        if self.damaged.len() < DAMAGE_MAX {
+            self.damaged.push((file, why));
+        } else {
+            self.damaged_more += 1;
+        }
+    }
+
     /// Whether everything that was asked for is in the answer.
     #[must_use]
     pub fn is_complete(&self) -> bool {

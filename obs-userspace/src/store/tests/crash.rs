@@ -80,6 +80,59 @@ fn a_flipped_bit_costs_no_window_before_it() {
 }
 
 #[test]
+fn a_journal_that_is_damaged_before_its_end_stays_and_every_answer_of_that_time_says_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ends = ends(scratch.path(), 4);
+    // In the contents of the second window; and in its length, so that the frame seems to reach beyond the file's end.
+    for at in [ends[0] + 40, ends[0] + 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = journal_of(dir.path(), 4);
+        let mut damaged = fs::read(&path).unwrap();
+        damaged[at] ^= 0x10;
+        fs::write(&path, &damaged).unwrap();
+        assert!(!check(dir.path()).unwrap().is_clean());
+        let is_complete = |reader: &Reader, windows: std::ops::Range<u64>| {
+            let [from_unix_ns, to_unix_ns] = [windows.start, windows.end].map(|number| START_NS + number * WINDOW_NS);
+            reader.profile(&query(Range { from_unix_ns, to_unix_ns })).unwrap().notes.is_complete()
+        };
+
+        let mut store = Store::open(dir.path(), options()).unwrap();
+        let recovery = store.recovery();
+        assert_eq!((recovery.unreadable.len(), recovery.torn_files, recovery.sealed), (1, 0, 0), "{recovery:?}");
+        store.append(&numbered(100)).unwrap();
+        store.rotate().unwrap();
+        assert_eq!(store.stats().seals_failed, 0, "it is not tried again");
+        for reader in [store.reader(), Reader::open(dir.path()).unwrap()] {
+            assert_eq!(numbers(&reader), [0, 100]);
+            for _ in 0..2 {
+                assert!(is_complete(&reader, 0..1) && is_complete(&reader, 50..200));
+                assert!(!is_complete(&reader, 0..4) && !is_complete(&reader, 2..3));
+            }
+        }
+        assert_eq!(fs::read(&path).unwrap(), damaged, "it is left as it is");
+    }
+}
+
+#[test]
+fn a_journal_that_is_damaged_while_it_is_written_is_no_block_without_its_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = ends(scratch.path(), 4)[0] + 40;
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    for number in 0..4 {
+        store.append(&numbered(number)).unwrap();
+    }
+    let path = files(dir.path()).pop().unwrap();
+    let mut damaged = fs::read(&path).unwrap();
+    damaged[at] ^= 0x10;
+    fs::write(&path, &damaged).unwrap();
+    store.rotate().unwrap();
+    assert_eq!((store.stats().seals_failed, store.stats().blocks_sealed), (1, 0));
+    assert_eq!(file_names(dir.path()), ["0000000001.journal"]);
+    assert!(!store.reader().profile(&query(Range::ALL)).unwrap().notes.is_complete());
+}
+
+#[test]
 fn every_flipped_byte_of_a_block_is_found_and_none_panics() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), options()).unwrap();
