@@ -20,19 +20,25 @@ pub struct HistogramValue {
 }
 
 impl HistogramValue {
+    /// The first bucket, and how many there are, with another one added.
+    fn span_with(&self, other: &Self) -> (i32, i64) {
+        let end = |of: &Self| i64::from(of.first_bucket) + of.buckets.len() as i64;
+        let (first, end) = match (self.buckets.is_empty(), other.buckets.is_empty()) {
+            (_, true) => (self.first_bucket, end(self)),
+            (true, false) => (other.first_bucket, end(other)),
+            (false, false) => (self.first_bucket.min(other.first_bucket), end(self).max(end(other))),
+        };
+        (first, end - i64::from(first))
+    }
+
     /// Adds another one. `false`, and nothing is added, if the buckets together would be more than are kept.
     pub(super) fn merge(&mut self, other: &Self) -> bool {
+        let (first, length) = self.span_with(other);
+        if length > HISTOGRAM_BUCKETS_MAX as i64 {
+            return false;
+        }
         if !other.buckets.is_empty() {
-            let end = |of: &Self| i64::from(of.first_bucket) + of.buckets.len() as i64;
-            if self.buckets.is_empty() {
-                self.first_bucket = other.first_bucket;
-            }
-            let first = self.first_bucket.min(other.first_bucket);
-            let length = end(self).max(end(other)) - i64::from(first);
-            if length > HISTOGRAM_BUCKETS_MAX as i64 {
-                return false;
-            }
-            let before = (self.first_bucket - first) as usize;
+            let before = if self.buckets.is_empty() { 0 } else { (self.first_bucket - first) as usize };
             if before > 0 {
                 self.buckets.splice(..0, std::iter::repeat_n(0, before));
             }
@@ -81,6 +87,17 @@ impl Cell {
         match self {
             Self::Counter { .. } | Self::Gauge { .. } => 0,
             Self::Histogram(value) => value.buckets.len() as u64,
+        }
+    }
+
+    /// How many buckets more it takes with what came next.
+    pub(super) fn buckets_added(&self, next: &Self) -> u64 {
+        match (self, next) {
+            (Self::Histogram(sum), Self::Histogram(next)) => {
+                let length = Some(sum.span_with(next).1 as usize).filter(|length| *length <= HISTOGRAM_BUCKETS_MAX);
+                length.map_or(0, |length| (length - sum.buckets.len()) as u64)
+            }
+            (Self::Counter { .. } | Self::Gauge { .. } | Self::Histogram(_), _) => 0,
         }
     }
 
@@ -209,6 +226,10 @@ mod tests {
     #[test]
     fn histograms_add_up_bucket_by_bucket() {
         let mut sum = histogram_of(-2, &[1, 2]);
+        let more = |sum: &HistogramValue, first_bucket| {
+            Cell::Histogram(sum.clone()).buckets_added(&Cell::Histogram(histogram_of(first_bucket, &[10])))
+        };
+        assert_eq!((more(&sum, -4), more(&sum, -1), more(&sum, 2), more(&sum, i32::MAX - 1)), (2, 0, 3, 0));
         assert!(sum.merge(&histogram_of(-4, &[10])));
         assert!(sum.merge(&histogram_of(-1, &[5, 6])));
         assert_eq!(sum, HistogramValue { first_bucket: -4, buckets: vec![10, 0, 1, 7, 6], zero_count: 3, sum: 1.5 });

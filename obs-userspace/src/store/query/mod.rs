@@ -38,6 +38,8 @@ pub struct Limits {
     pub series: usize,
     /// Points of all series together.
     pub points: usize,
+    /// Buckets of all histograms of these together.
+    pub buckets: usize,
     /// Events. The newest ones are kept.
     pub events: usize,
     /// Processes.
@@ -55,6 +57,7 @@ impl Default for Limits {
             functions: 1000,
             series: 1000,
             points: 200_000,
+            buckets: 2_000_000,
             events: 10_000,
             processes: 10_000,
             names: 10_000,

@@ -104,6 +104,12 @@ struct Growing {
     steps: Vec<(u64, u64, Cell, f64)>,
 }
 
+/// How much more an answer may hold.
+struct Room {
+    points: usize,
+    buckets: u64,
+}
+
 impl Reader {
     /// Reads series over a range.
     ///
@@ -117,9 +123,9 @@ impl Reader {
         let plan = Visit { range, parts, newest_first: false, deadline: query.limits.deadline };
         let mut growing: IndexMap<(SeriesKind, Vec<Label>), Growing> = IndexMap::new();
         let mut notes = Notes::default();
-        let mut points = 0;
+        let mut room = Room { points: query.limits.points, buckets: query.limits.buckets as u64 };
         self.visit(&plan, &mut notes, |source, notes| {
-            read_source(source, range, query, &mut growing, &mut points, notes)
+            read_source(source, range, query, &mut growing, &mut room, notes)
         })?;
         let name: Arc<str> = query.name.as_str().into();
         let series = growing
@@ -150,7 +156,7 @@ fn read_source(
     range: Range,
     query: &SeriesQuery,
     growing: &mut IndexMap<(SeriesKind, Vec<Label>), Growing>,
-    points: &mut usize,
+    room: &mut Room,
     notes: &mut Notes,
 ) -> Result<(), FileError> {
     let damaged = |what| FileError::Damaged { offset: 0, what };
@@ -180,9 +186,7 @@ fn read_source(
             return Ok(());
         }
         let step = started_unix_ns.checked_div(query.step_ns).map_or(started_unix_ns, |number| number * query.step_ns);
-        if series.add(step, windows.into(), &cell, increase, *points < query.limits.points) {
-            *points += 1;
-        } else if *points >= query.limits.points {
+        if !series.add(step, windows.into(), &cell, increase, room) {
             notes.omitted += 1;
         }
         Ok(())
@@ -202,23 +206,29 @@ impl Growing {
         }
     }
 
-    /// Adds to a step. Returns whether a new point was needed, and there was room for it.
-    fn add(&mut self, step: u64, windows: u64, cell: &Cell, increase: f64, has_room: bool) -> bool {
+    /// Adds to a step. `false`, and nothing is added, if there is no room for a new point or for its buckets.
+    fn add(&mut self, step: u64, windows: u64, cell: &Cell, increase: f64, room: &mut Room) -> bool {
         // Steps ascend, except where the clock was set back between two blocks.
-        match self.steps.binary_search_by_key(&step, |(start, ..)| *start) {
+        let found = self.steps.binary_search_by_key(&step, |(start, ..)| *start);
+        let (points, buckets) = match found {
+            Ok(index) => (0, self.steps[index].2.buckets_added(cell)),
+            Err(_) => (1, cell.buckets()),
+        };
+        if points > room.points || buckets > room.buckets {
+            return false;
+        }
+        room.points -= points;
+        room.buckets -= buckets;
+        match found {
             Ok(index) => {
                 let (_, sum_windows, sum, sum_increase) = &mut self.steps[index];
                 *sum_windows += windows;
                 sum.add(cell);
                 *sum_increase += increase;
-                false
             }
-            Err(index) if has_room => {
-                self.steps.insert(index, (step, windows, cell.clone(), increase));
-                true
-            }
-            Err(_) => false,
+            Err(index) => self.steps.insert(index, (step, windows, cell.clone(), increase)),
         }
+        true
     }
 }
 

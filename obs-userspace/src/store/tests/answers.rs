@@ -311,6 +311,34 @@ fn too_many_series_and_points_are_counted() {
 }
 
 #[test]
+fn too_many_buckets_of_histograms_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    for number in 0..10 {
+        let (name, labels, buckets) = ("h", Vec::new(), vec![1; 100]);
+        // Two windows of a step overlap by half.
+        let first_bucket = if number % 2 == 0 { 0 } else { 50 };
+        let histogram = Histogram { name, labels, first_bucket, buckets, zero_count: 0, sum: 1.0 };
+        store.append(&Window { histograms: vec![histogram], ..window(number, Vec::new()) }).unwrap();
+    }
+    let ask = |step_ns, buckets| {
+        let (name, matchers) = ("h".to_owned(), Vec::new());
+        let limits = Limits { buckets, ..Limits::default() };
+        let result =
+            store.reader().series(&SeriesQuery { name, matchers, range: Range::ALL, step_ns, limits }).unwrap();
+        let buckets = |point: &SeriesPoint| match &point.value {
+            SeriesValue::Histogram(value) => value.buckets.len(),
+            _ => panic!("a histogram"),
+        };
+        (result.series[0].points.iter().map(buckets).collect::<Vec<_>>(), result.notes.omitted)
+    };
+    assert_eq!(ask(0, 1000), (vec![100; 10], 0));
+    assert_eq!(ask(0, 350), (vec![100; 3], 7));
+    assert_eq!(ask(2 * WINDOW_NS, 750), (vec![150; 5], 0));
+    assert_eq!(ask(2 * WINDOW_NS, 260), (vec![150, 100], 7));
+}
+
+#[test]
 fn events_have_their_time_of_day_and_their_process() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), options()).unwrap();
