@@ -28,7 +28,7 @@ pub fn folder(name: &str, bytes: &[u8]) -> PathBuf {
 /// Asks everything.
 pub fn ask(dir: &Path) {
     let reader = Reader::open(dir).expect("the folder is there");
-    let limits = Limits { stacks: 100, functions: 10, series: 10, points: 100, buckets: 100, events: 10, processes: 10, names: 10, deadline: None };
+    let limits = Limits { stacks: 100, functions: 10, series: 10, points: 100, buckets: 100, events: 10, processes: 10, text_bytes: 10_000, names: 10, deadline: None };
     let part = Range { from_unix_ns: 1_700_006_460_000_000_000, to_unix_ns: 1_700_007_000_000_000_000 };
     for range in [Range::ALL, part] {
         for matchers in [Vec::new(), vec![Matcher::new("process", MatchOp::Like, "*a*"), Matcher::new("unit", MatchOp::Equal, "")]] {

@@ -12,7 +12,7 @@ use super::{
         tables::{Tables, at},
         window::EventRow,
     },
-    Label, Limits, Matcher, Notes, known_process, labels_of, matcher,
+    Label, Limits, Matcher, Notes, Shared, matcher, text_bytes,
 };
 
 /// Events are kept with the window in which they were read, which may be a little later than the one in which they happened.
@@ -39,7 +39,7 @@ pub struct EventRecord {
     /// What.
     pub name: Arc<str>,
     /// To which process, if to one. Without a name if nothing but its key was known.
-    pub process: Option<KnownProcess>,
+    pub process: Option<Arc<KnownProcess>>,
     /// What else is known of it.
     pub labels: Vec<Label>,
 }
@@ -70,19 +70,29 @@ impl Reader {
         let mut events: Vec<EventRecord> = Vec::new();
         let keep_newest = |events: &mut Vec<EventRecord>, notes: &mut Notes| {
             events.sort_by_key(|event| std::cmp::Reverse(event.time_unix_ns));
-            notes.omitted += events.len().saturating_sub(limits.events) as u64;
-            events.truncate(limits.events);
+            let mut bytes = 0;
+            let fits = |event: &&EventRecord| {
+                bytes += event.text_bytes();
+                bytes <= limits.text_bytes
+            };
+            let kept = events.iter().take(limits.events).take_while(fits).count();
+            notes.omitted += (events.len() - kept) as u64;
+            events.truncate(kept);
         };
         self.visit(&plan, &mut notes, |source, notes| {
+            let mut shared = Shared::default();
             source.events(*range, |tables, row| {
                 if accepts(tables, &row, query)? {
-                    events.push(record(tables, &row)?);
+                    events.push(record(tables, &row, &mut shared)?);
                 }
                 if events.len() > limits.events.saturating_mul(2).saturating_add(1) {
                     keep_newest(&mut events, notes);
                 }
                 Ok(())
-            })
+            })?;
+            // Before the texts of another file come.
+            keep_newest(&mut events, notes);
+            Ok(())
         })?;
         keep_newest(&mut events, &mut notes);
         Ok(Events { events, notes })
@@ -116,18 +126,18 @@ fn accepts(tables: &Tables, row: &EventRow, query: &EventQuery) -> Parsed<bool> 
     Ok(true)
 }
 
-fn record(tables: &Tables, row: &EventRow) -> Parsed<EventRecord> {
-    let process = match row.process.get() {
-        Some(index) => {
-            let entry = at(&tables.processes, index)?;
-            Some(known_process(tables, entry)?)
-        }
-        None => None,
-    };
+fn record(tables: &Tables, row: &EventRow, shared: &mut Shared) -> Parsed<EventRecord> {
     Ok(EventRecord {
         time_unix_ns: row.time_unix_ns,
-        name: tables.strings.get(row.name)?.into(),
-        process,
-        labels: labels_of(tables, &row.labels)?,
+        name: shared.text(tables, row.name)?,
+        process: row.process.get().map(|index| shared.process(tables, index)).transpose()?,
+        labels: shared.labels(tables, &row.labels)?,
     })
+}
+
+impl EventRecord {
+    fn text_bytes(&self) -> usize {
+        let of_process = self.process.as_ref().map_or(0, |process| text_bytes(&process.labels));
+        self.name.len() + of_process + text_bytes(&self.labels)
+    }
 }

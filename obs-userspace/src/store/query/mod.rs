@@ -9,7 +9,7 @@ mod profile;
 mod series;
 mod top;
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 pub use self::{
     catalog::{Catalog, CollectorInfo, SeriesInfo},
@@ -24,7 +24,7 @@ use super::{
     KnownProcess, attributes,
     bytes::Parsed,
     limits::DAMAGE_MAX,
-    tables::{ProcessEntry, Tables},
+    tables::{Tables, at},
 };
 
 /// How much an answer may hold. What is beyond is left out, the smallest or oldest first, and counted.
@@ -42,8 +42,10 @@ pub struct Limits {
     pub buckets: usize,
     /// Events. The newest ones are kept.
     pub events: usize,
-    /// Processes.
+    /// Processes. The largest ones are kept.
     pub processes: usize,
+    /// Bytes of the texts of all events or processes together, as if none were shared.
+    pub text_bytes: usize,
     /// Names and values of a list.
     pub names: usize,
     /// When to stop reading; what was not read by then is left out.
@@ -60,6 +62,7 @@ impl Default for Limits {
             buckets: 2_000_000,
             events: 10_000,
             processes: 10_000,
+            text_bytes: 32 << 20,
             names: 10_000,
             deadline: None,
         }
@@ -104,16 +107,41 @@ impl Notes {
 /// A label's name and value.
 pub(super) type Label = (Arc<str>, Arc<str>);
 
-/// A process with everything that is known of it.
-fn known_process(tables: &Tables, entry: &ProcessEntry) -> Parsed<KnownProcess> {
-    let labels = labels_of(tables, &entry.attributes)?;
-    Ok(KnownProcess { info: attributes::info(entry.key, labels.iter().cloned()), labels })
+/// What entries of an answer have in common within a file: each text and each process once, however many have it.
+#[derive(Default)]
+struct Shared {
+    texts: HashMap<u32, Arc<str>>,
+    processes: HashMap<u32, Arc<KnownProcess>>,
 }
 
-/// Texts of labels.
-fn labels_of(tables: &Tables, pairs: &[(u32, u32)]) -> Parsed<Vec<Label>> {
-    pairs
-        .iter()
-        .map(|(name, value)| Ok((Arc::from(tables.strings.get(*name)?), Arc::from(tables.strings.get(*value)?))))
-        .collect()
+impl Shared {
+    fn text(&mut self, tables: &Tables, index: u32) -> Parsed<Arc<str>> {
+        if let Some(text) = self.texts.get(&index) {
+            return Ok(Arc::clone(text));
+        }
+        let text: Arc<str> = tables.strings.get(index)?.into();
+        self.texts.insert(index, Arc::clone(&text));
+        Ok(text)
+    }
+
+    fn labels(&mut self, tables: &Tables, pairs: &[(u32, u32)]) -> Parsed<Vec<Label>> {
+        pairs.iter().map(|(name, value)| Ok((self.text(tables, *name)?, self.text(tables, *value)?))).collect()
+    }
+
+    /// A process with everything that is known of it.
+    fn process(&mut self, tables: &Tables, index: u32) -> Parsed<Arc<KnownProcess>> {
+        if let Some(process) = self.processes.get(&index) {
+            return Ok(Arc::clone(process));
+        }
+        let entry = at(&tables.processes, index)?;
+        let labels = self.labels(tables, &entry.attributes)?;
+        let process = Arc::new(KnownProcess { info: attributes::info(entry.key, labels.iter().cloned()), labels });
+        self.processes.insert(index, Arc::clone(&process));
+        Ok(process)
+    }
+}
+
+/// Bytes of labels' texts.
+fn text_bytes(labels: &[Label]) -> usize {
+    labels.iter().map(|(name, value)| name.len() + value.len()).sum()
 }

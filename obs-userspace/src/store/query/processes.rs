@@ -1,5 +1,7 @@
 //! The processes that were there in a range of time, and what they took.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 
 use super::{
@@ -10,10 +12,14 @@ use super::{
         reader::{Reader, Source, Visit},
         tables::{KeyEntry, at},
     },
-    Limits, Matcher, Notes, known_process, matcher,
+    Limits, Matcher, Notes, Shared, matcher,
     profile::{kind_of, wanted_kinds},
+    text_bytes,
 };
 use crate::model::{process::ProcessKey, profile::ValueType};
+
+/// Processes of which at least it is kept what they took: which are the largest is known only when all files are read.
+const CANDIDATES_MIN: usize = 10_000;
 
 /// Which processes to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +38,7 @@ pub struct ProcessQuery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessRecord {
     /// Who it is, and what was known of it.
-    pub process: KnownProcess,
+    pub process: Arc<KnownProcess>,
     /// The start of the machine in which it ran: its process key has a meaning there only.
     pub boot_id: [u8; 16],
     /// Since when it was seen, in nanoseconds since 1970; of blocks that the range touches.
@@ -66,9 +72,9 @@ impl Reader {
         let plan =
             Visit { range: query.range, parts: Parts::default(), newest_first: true, deadline: query.limits.deadline };
         let (mut rows, mut value_types) = (Rows::new(), Vec::new());
-        let mut notes = Notes::default();
+        let (mut notes, mut texts) = (Notes::default(), 0);
         self.visit(&plan, &mut notes, |source, notes| {
-            list(source, query, &mut rows, notes)?;
+            list(source, query, &mut rows, &mut texts, notes)?;
             add_values(source, query, &mut rows, &mut value_types, notes)
         })?;
         let mut processes: Vec<ProcessRecord> = rows.into_values().collect();
@@ -76,12 +82,20 @@ impl Reader {
         processes.sort_by(|left, right| {
             (right.values.last(), right.last_unix_ns).cmp(&(left.values.last(), left.last_unix_ns))
         });
+        notes.omitted += processes.len().saturating_sub(query.limits.processes) as u64;
+        processes.truncate(query.limits.processes);
         Ok(Processes { value_types, processes, notes })
     }
 }
 
 /// Adds the processes of a file. Newer files come first: what they say of a process stays.
-fn list(source: &mut Source<'_>, query: &ProcessQuery, rows: &mut Rows, notes: &mut Notes) -> Result<(), FileError> {
+fn list(
+    source: &mut Source<'_>,
+    query: &ProcessQuery,
+    rows: &mut Rows,
+    bytes: &mut usize,
+    notes: &mut Notes,
+) -> Result<(), FileError> {
     let mut found = Vec::new();
     source.processes(query.range, |process, first, last| {
         found.push((process, first, last));
@@ -89,27 +103,30 @@ fn list(source: &mut Source<'_>, query: &ProcessQuery, rows: &mut Rows, notes: &
     })?;
     let (tables, boot_id) = (source.tables(), source.boot_id());
     let damaged = |what| FileError::Damaged { offset: 0, what };
-    for (process, first, last) in found.into_iter().rev() {
+    let mut shared = Shared::default();
+    for (process, first_unix_ns, last_unix_ns) in found.into_iter().rev() {
         let entry = at(&tables.processes, process).map_err(damaged)?;
         if !matcher::accepts_process(tables, entry, &query.matchers).map_err(damaged)? {
             continue;
         }
-        let known = known_process(tables, entry).map_err(damaged)?;
-        let is_full = rows.len() >= query.limits.processes;
-        match rows.get_mut(&(boot_id, entry.key)) {
-            Some(row) => {
-                row.first_unix_ns = row.first_unix_ns.min(first);
-                row.last_unix_ns = row.last_unix_ns.max(last);
-                if row.process.info.name.is_empty() {
-                    row.process = known;
-                }
+        let key = (boot_id, entry.key);
+        let is_known = rows.get(&key).is_some_and(|row| !row.process.info.name.is_empty());
+        if !is_known {
+            let known = shared.process(tables, process).map_err(damaged)?;
+            let more = text_bytes(&known.labels);
+            let has_place = rows.contains_key(&key) || rows.len() < query.limits.processes.max(CANDIDATES_MIN);
+            if has_place && *bytes + more <= query.limits.text_bytes {
+                *bytes += more;
+                let told = Arc::clone(&known);
+                let new = || ProcessRecord { process: told, boot_id, first_unix_ns, last_unix_ns, values: Vec::new() };
+                rows.entry(key).or_insert_with(new).process = known;
+            } else {
+                notes.omitted += 1;
             }
-            None if is_full => notes.omitted += 1,
-            None => {
-                let (first_unix_ns, last_unix_ns) = (first, last);
-                let record = ProcessRecord { process: known, boot_id, first_unix_ns, last_unix_ns, values: Vec::new() };
-                rows.insert((boot_id, entry.key), record);
-            }
+        }
+        if let Some(row) = rows.get_mut(&key) {
+            row.first_unix_ns = row.first_unix_ns.min(first_unix_ns);
+            row.last_unix_ns = row.last_unix_ns.max(last_unix_ns);
         }
     }
     Ok(())

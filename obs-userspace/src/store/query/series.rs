@@ -16,7 +16,7 @@ use super::{
         tables::{SeriesEntry, Tables},
         values::{Cell, HistogramValue, grown},
     },
-    Label, Limits, Matcher, Notes, labels_of,
+    Label, Limits, Matcher, Notes, Shared,
 };
 
 /// How far back a counter's reading before the range is looked for, so that its first step has an increase.
@@ -161,13 +161,14 @@ fn read_source(
 ) -> Result<(), FileError> {
     let damaged = |what| FileError::Damaged { offset: 0, what };
     let tables = source.tables();
+    let mut shared = Shared::default();
     let mut wanted = vec![false; tables.series.len()];
     let mut place = vec![usize::MAX; tables.series.len()];
     for (index, entry) in tables.series.iter().enumerate() {
         if !accepts(tables, entry, &query.name, &query.matchers).map_err(damaged)? {
             continue;
         }
-        let key = (entry.kind, labels_of(tables, &entry.labels).map_err(damaged)?);
+        let key = (entry.kind, shared.labels(tables, &entry.labels).map_err(damaged)?);
         place[index] = match growing.get_index_of(&key) {
             Some(known) => known,
             None if growing.len() >= query.limits.series => {

@@ -471,3 +471,61 @@ fn the_catalog_names_everything() {
         store.rotate().unwrap();
     }
 }
+
+#[test]
+fn texts_of_events_and_processes_have_a_bound_and_the_largest_processes_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    for number in 0..4_u32 {
+        let info = process(number + 1, "app");
+        let labels = vec![("role".into(), "x".repeat(100).into())];
+        let labels_of_event = vec![label("of", &"y".repeat(100))];
+        let put = Window {
+            processes: vec![KnownProcess { info: info.clone(), labels }],
+            events: vec![Event { name: "exec", time_ns: 0, process: Some(info.key), labels: labels_of_event }],
+            ..window(number.into(), vec![profile(&[(&info, &["main"], 10 - u64::from(number))])])
+        };
+        store.append(&put).unwrap();
+    }
+    // `exec`, `process`, `app`, `role`, `of`, and two hundred.
+    let event_bytes = 4 + 10 + 104 + 102;
+    for _ in 0..2 {
+        let reader = store.reader();
+        let processes = |limits| {
+            let collector = Some("cpu".to_owned());
+            let query = ProcessQuery { range: Range::ALL, matchers: Vec::new(), collector, limits };
+            let found = reader.processes(&query).unwrap();
+            (found.processes.iter().map(|of| of.process.info.key.pid).collect::<Vec<_>>(), found.notes.omitted)
+        };
+        assert_eq!(processes(Limits::default()), (vec![1, 2, 3, 4], 0));
+        assert_eq!(
+            processes(Limits { processes: 1, ..Limits::default() }),
+            (vec![1], 3),
+            "not the first that is found"
+        );
+        assert_eq!(processes(Limits { text_bytes: 2 * 114 + 113, ..Limits::default() }).1, 2);
+        let events = |text_bytes| {
+            let limits = Limits { text_bytes, ..Limits::default() };
+            let (range, names, matchers) = (Range::ALL, Vec::new(), Vec::new());
+            let found = reader.events(&EventQuery { range, names, matchers, limits }).unwrap();
+            (found.events.len(), found.notes.omitted)
+        };
+        assert_eq!(events(4 * event_bytes), (4, 0));
+        assert_eq!(events(3 * event_bytes - 1), (2, 2));
+        store.rotate().unwrap();
+    }
+}
+
+#[test]
+fn events_share_what_is_known_of_their_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    let info = process(7, "app");
+    let event = Event { name: "exec", time_ns: 0, process: Some(info.key), labels: vec![label("of", "y")] };
+    let processes = vec![KnownProcess { info, labels: Vec::new() }];
+    store.append(&Window { processes, events: vec![event.clone(), event], ..window(0, Vec::new()) }).unwrap();
+    let (names, matchers, limits) = (Vec::new(), Vec::new(), Limits::default());
+    let found = store.reader().events(&EventQuery { range: Range::ALL, names, matchers, limits }).unwrap().events;
+    let [first, second] = [0, 1].map(|index| found[index].process.as_ref().unwrap());
+    assert!(Arc::ptr_eq(first, second) && Arc::ptr_eq(&found[0].labels[0].1, &found[1].labels[0].1));
+}

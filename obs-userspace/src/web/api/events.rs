@@ -59,7 +59,7 @@ fn row(EventRecord { time_unix_ns, name, process, labels }: EventRecord) -> Row 
     Row {
         time: time_unix_ns,
         name: name.to_string(),
-        process: process.map(Who::from),
+        process: process.as_deref().map(Who::from),
         labels: labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
     }
 }

@@ -47,10 +47,10 @@ pub(super) struct Who {
     labels: BTreeMap<String, String>,
 }
 
-impl From<KnownProcess> for Who {
-    fn from(KnownProcess { info, labels }: KnownProcess) -> Self {
+impl From<&KnownProcess> for Who {
+    fn from(KnownProcess { info, labels }: &KnownProcess) -> Self {
         let ProcessInfo { key, name, executable, container_id, cgroup } = info;
-        let text = |text: Option<std::sync::Arc<str>>| text.map(|text| text.to_string());
+        let text = |text: &Option<std::sync::Arc<str>>| text.as_ref().map(ToString::to_string);
         Self {
             pid: key.pid,
             name: name.to_string(),
@@ -68,22 +68,20 @@ pub(in crate::web) fn processes(context: &Context, asked: &Asked<'_>) -> Result<
     let limit = params::number(query, "limit", LIMIT_DEFAULT, LIMIT_MAX)?;
     let reader = context.sources.reader.clone();
     Ok(Box::new(move |deadline| {
-        // All are read, and the largest are shown.
-        let limits = Limits { processes: LIMIT_MAX, ..params::limits(deadline) };
+        let limits = Limits { processes: limit, ..params::limits(deadline) };
         let query = ProcessQuery { range, matchers, collector: Some(collector.clone()), limits };
         let found = reader.processes(&query).map_err(|error| store_failed(&error))?;
-        let Processes { value_types, processes, mut notes } = found;
-        notes.omitted += processes.len().saturating_sub(limit) as u64;
+        let Processes { value_types, processes, notes } = found;
         Ok(super::json(Answer {
             span: range.into(),
             collector,
             value_types,
-            processes: processes.into_iter().take(limit).map(row).collect(),
+            processes: processes.into_iter().map(row).collect(),
             completeness: (&notes).into(),
         }))
     }))
 }
 
 fn row(ProcessRecord { process, boot_id: _, first_unix_ns, last_unix_ns, values }: ProcessRecord) -> Row {
-    Row { who: process.into(), first_seen: first_unix_ns, last_seen: last_unix_ns, values }
+    Row { who: (&*process).into(), first_seen: first_unix_ns, last_seen: last_unix_ns, values }
 }
