@@ -105,7 +105,8 @@ pub struct LogCounts {
 
 /// The log at work. Dropping it waits a moment for the last lines.
 pub struct Log {
-    level: reload::Handle<LevelFilter, Registry>,
+    level: Mutex<Level>,
+    filter: reload::Handle<LevelFilter, Registry>,
     shared: Arc<Shared>,
 }
 
@@ -142,17 +143,20 @@ pub fn start(options: &LogOptions) -> io::Result<Log> {
 fn build(level: Level, form: Form, sink: Box<dyn Write + Send>) -> io::Result<(impl Subscriber, Log)> {
     let queue = Queue::start(sink, form)?;
     let shared = Arc::new(Shared { form, queue, repeats: Mutex::default() });
-    let (filter, level) = reload::Layer::new(LevelFilter::from(level));
-    let subscriber = Registry::default().with(filter).with(LogLayer { shared: Arc::clone(&shared) });
-    Ok((subscriber, Log { level, shared }))
+    let (layer, filter) = reload::Layer::new(LevelFilter::from(level));
+    let subscriber = Registry::default().with(layer).with(LogLayer { shared: Arc::clone(&shared) });
+    Ok((subscriber, Log { level: Mutex::new(level), filter, shared }))
 }
 
 impl Log {
     /// Changes how much is logged, from now on.
     pub fn set_level(&self, level: Level) {
+        // Held to the end: of two who change it at once, one has all of it.
+        let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = level;
         let filter = LevelFilter::from(level);
         // Fails only when the subscriber is gone, and then nothing is logged at all.
-        let _ = self.level.modify(|old| *old = filter);
+        let _ = self.filter.modify(|old| *old = filter);
         // Libraries that use the crate `log` ask it first.
         log::set_max_level(match level {
             Level::Error => log::LevelFilter::Error,
@@ -161,6 +165,12 @@ impl Log {
             Level::Debug => log::LevelFilter::Debug,
             Level::Trace => log::LevelFilter::Trace,
         });
+    }
+
+    /// How much is logged now.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What became of the lines so far.

@@ -122,6 +122,7 @@ fn the_level_can_change() {
         info!("second");
         log.set_level(Level::Error);
         info!("third");
+        assert_eq!(log.level(), Level::Error);
     });
     assert_eq!(json(&lines).iter().map(|object| object["message"].clone()).collect::<Vec<_>>(), ["second"]);
 }
