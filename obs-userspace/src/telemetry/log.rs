@@ -173,6 +173,12 @@ impl Log {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A log whose lines nobody gets, for tests of what changes its level.
+    #[cfg(test)]
+    pub(crate) fn unread(level: Level) -> Self {
+        build(level, Form::Json, Box::new(io::sink())).map(|(_, log)| log).unwrap()
+    }
+
     /// What became of the lines so far.
     #[must_use]
     pub fn counts(&self) -> LogCounts {

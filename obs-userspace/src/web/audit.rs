@@ -32,13 +32,13 @@ pub enum Outcome {
 pub struct AuditEntry {
     /// When, in RFC 3339 (UTC).
     pub time: String,
-    /// The name that the token has in its file.
+    /// The name that the token has in its file, or `(signal)`.
     pub actor: String,
-    /// Its role.
-    pub role: Role,
+    /// The token's role.
+    pub role: Option<Role>,
     /// From which address.
-    pub peer: String,
-    /// What: `set-log-level`.
+    pub peer: Option<String>,
+    /// What: `set-log-level`, `change-tokens` or `change-certificate`.
     pub action: &'static str,
     /// What it was before.
     pub from: String,
@@ -119,8 +119,8 @@ mod tests {
         AuditEntry {
             time: "2026-01-31T12:00:00.000Z".to_owned(),
             actor: "alice".to_owned(),
-            role: Role::Operator,
-            peer: "192.0.2.1:5".to_owned(),
+            role: Some(Role::Operator),
+            peer: Some("192.0.2.1:5".to_owned()),
             action: "set-log-level",
             from: "info".to_owned(),
             to: to.to_owned(),

@@ -1,6 +1,9 @@
 //! Who may ask: whether the request is meant for us, comes from our own page, and whose token it has.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use hyper::{
     HeaderMap, Method, StatusCode, Version,
@@ -8,6 +11,7 @@ use hyper::{
 };
 
 use super::{
+    credentials::Credentials,
     refusal::Refusal,
     tokens::{Holder, Role, Tokens},
 };
@@ -33,7 +37,8 @@ pub(super) struct Caller {
 pub(super) struct Guard {
     /// Where it listens.
     pub(super) address: SocketAddr,
-    pub(super) tokens: Option<Tokens>,
+    /// Asked for every request anew: a token that was revoked has no rights on a connection that is open already.
+    pub(super) credentials: Arc<Credentials>,
 }
 
 impl Guard {
@@ -98,7 +103,8 @@ impl Guard {
         peer: SocketAddr,
     ) -> Result<Option<Caller>, Refusal> {
         let Access::Role(needed) = access else { return Ok(None) };
-        let caller = match &self.tokens {
+        let tokens = self.credentials.tokens();
+        let caller = match &tokens {
             Some(tokens) => {
                 let Holder { name, role } = holder(tokens, headers)?;
                 Caller { name: name.to_string(), role: *role, peer }
@@ -108,7 +114,7 @@ impl Guard {
         };
         if caller.role < needed {
             tracing::warn!(actor = %caller.name, "a request was refused that needs the role operator");
-            return Err(if self.tokens.is_some() {
+            return Err(if tokens.is_some() {
                 Refusal::forbidden("the token's role is `viewer`", "use a token with the role `operator`")
             } else {
                 let hint = "name a token file with an operator's token in the agent's configuration (http.token_file)";
@@ -159,7 +165,7 @@ mod tests {
     use super::*;
 
     fn guard(address: &str) -> Guard {
-        Guard { address: address.parse().unwrap(), tokens: None }
+        Guard { address: address.parse().unwrap(), credentials: Arc::default() }
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

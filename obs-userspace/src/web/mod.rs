@@ -13,6 +13,7 @@ mod answer;
 mod api;
 mod audit;
 mod body;
+mod credentials;
 mod flame;
 mod guard;
 mod health;
@@ -35,6 +36,7 @@ mod work;
 
 pub use self::{
     audit::{Audit, AuditEntry, AuditFile, Outcome},
+    credentials::{CredentialChange, Reread},
     health::{ComponentHealth, Health, HealthBoard, Need},
     metrics::{MetricInfo, prometheus_name},
     options::{Ask, EncodeFn, Encoder, LogLevelControl, SetLogLevelFn, Sources, TlsFiles, WebLimits, WebOptions},

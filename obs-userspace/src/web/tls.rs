@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use ring::digest::{SHA256, digest};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -51,18 +52,62 @@ pub enum TlsError {
     },
 }
 
-/// Reads certificate and key. TLS 1.2 and 1.3, HTTP/1.1 only.
-pub(super) fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let TlsFiles { cert, key } = files;
-    let content = |path: &Path, what: String| TlsError::Content { path: path.to_owned(), what };
+/// A certificate that connections are encrypted with.
+pub(super) struct Certificate {
+    /// TLS 1.2 and 1.3, HTTP/1.1 only.
+    pub(super) config: Arc<ServerConfig>,
+    /// The server's own first; never empty.
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Certificate {
+    /// Reads certificate and key.
+    pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        let chain = read_chain(&files.cert)?;
+        let config = server_config(files, chain.clone())?;
+        Ok(Self { config, chain })
+    }
+
+    /// What a new one takes the place of, and what it is; `None` if it is the same. Certificates tell all: a key that differs does
+    /// not fit the same certificate.
+    pub(super) fn change(&self, new: &Self) -> Option<(String, String)> {
+        if self.chain == new.chain {
+            return None;
+        }
+        let (from, mut to) = (self.fingerprint(), new.fingerprint());
+        if from == to {
+            to += " (with other intermediate certificates)";
+        }
+        Some((from, to))
+    }
+
+    /// As `openssl x509 -fingerprint -sha256` has it, but for the colons.
+    fn fingerprint(&self) -> String {
+        let own = self.chain.first().map_or(&[][..], |certificate| certificate.as_ref());
+        let mut text = "sha256:".to_owned();
+        for byte in digest(&SHA256, own).as_ref() {
+            text += &format!("{byte:02X}");
+        }
+        text
+    }
+}
+
+fn read_chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let content = |what: String| TlsError::Content { path: cert.to_owned(), what };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(cert, false)?)
         .collect::<Result<_, _>>()
-        .map_err(|error| content(cert, format!("it is no PEM file of certificates: {error}")))?;
+        .map_err(|error| content(format!("it is no PEM file of certificates: {error}")))?;
     if chain.is_empty() {
-        return Err(content(cert, "there is no certificate in it; it must be a PEM file".to_owned()));
+        return Err(content("there is no certificate in it; it must be a PEM file".to_owned()));
     }
+    Ok(chain)
+}
+
+fn server_config(files: &TlsFiles, chain: Vec<CertificateDer<'static>>) -> Result<Arc<ServerConfig>, TlsError> {
+    let TlsFiles { cert, key } = files;
+    let content = |what: String| TlsError::Content { path: key.clone(), what };
     let private = PrivateKeyDer::from_pem_slice(&read(key, true)?)
-        .map_err(|error| content(key, format!("it is no PEM file of a private key: {error}")))?;
+        .map_err(|error| content(format!("it is no PEM file of a private key: {error}")))?;
     let pair = |source| TlsError::Pair { cert: cert.clone(), key: key.clone(), source };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     fs::File,
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -43,6 +44,17 @@ pub enum Role {
 pub(super) struct Holder {
     pub(super) name: Arc<str>,
     pub(super) role: Role,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, role } = self;
+        let role = match role {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+        };
+        write!(formatter, "{role} {name}")
+    }
 }
 
 /// Why tokens could not be read.
@@ -145,6 +157,25 @@ impl Tokens {
             entries.push(entry);
         }
         if entries.is_empty() { content("there is no token in it".to_owned()) } else { Ok(Self { entries }) }
+    }
+
+    /// Who had a token that others do not take over, and who has one that was not known before; `None` if they are the same.
+    pub(super) fn change(&self, new: &Self) -> Option<(String, String)> {
+        let gone: Vec<String> = self.beyond(new).map(ToString::to_string).collect();
+        let come: Vec<String> = new
+            .beyond(self)
+            .map(|holder| match self.entries.iter().any(|(_, known)| known == holder) {
+                true => format!("{holder} (another token)"),
+                false => holder.to_string(),
+            })
+            .collect();
+        let names = |all: Vec<String>| if all.is_empty() { "nobody".to_owned() } else { all.join(", ") };
+        (!gone.is_empty() || !come.is_empty()).then(|| (names(gone), names(come)))
+    }
+
+    /// Those who have a token and a role that they have not there.
+    fn beyond(&self, other: &Self) -> impl Iterator<Item = &Holder> {
+        self.entries.iter().filter(|entry| !other.entries.contains(entry)).map(|(_, holder)| holder)
     }
 
     /// Whose token this is. Takes as long for a wrong one as for a right one, whichever it is.

@@ -400,9 +400,10 @@ impl Section for HttpConfig {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { listen, tls_cert, tls_key, token_file, limits } = self;
         visitor.field("listen", listen, restart("the socket is open"));
-        visitor.field("tls_cert", tls_cert, restart("connections are set up with the old certificate"));
-        visitor.field("tls_key", tls_key, restart("connections are set up with the old certificate"));
-        visitor.field("token_file", token_file, restart("who may do what is decided when the socket is opened"));
+        const WHY: &str = "the server keeps to its files; what is in them is taken";
+        visitor.field("tls_cert", tls_cert, restart(WHY));
+        visitor.field("tls_key", tls_key, restart(WHY));
+        visitor.field("token_file", token_file, restart(WHY));
         visitor.section("limits", limits);
     }
 }

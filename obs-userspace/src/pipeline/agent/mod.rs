@@ -7,6 +7,7 @@ mod governing;
 mod keeper;
 mod latencies;
 mod options;
+mod reload;
 mod sampler;
 mod serve;
 mod who;
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{
     collect::CollectorSpec,
-    config::agent::{self, AgentConfig, ConfigErrors, Loaded},
+    config::agent::{AgentConfig, ConfigErrors, Loaded},
     kernel::heap,
     telemetry::{
         governor::Shed,
@@ -341,48 +342,31 @@ impl Agent {
     }
 
     /// Takes over a changed configuration, or says why not.
-    fn reload(&mut self, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>, window: &mut Span) {
-        let loaded = match reload() {
-            Ok(loaded) => loaded,
-            Err(errors) => {
-                tracing::error!("the changed configuration is refused and the old one kept: {errors}");
-                return;
-            }
-        };
-        match agent::reload(&self.config, &loaded.config) {
-            Ok(changes) if changes.is_empty() => tracing::info!("the configuration was read again: nothing changed"),
-            Ok(changes) => {
-                for change in &changes {
-                    tracing::info!("{change}");
-                }
-                if loaded.config.privacy != self.config.privacy {
-                    self.who = Who::start(&loaded.config.privacy);
-                }
-                self.config = loaded.config;
-                self.log.set_level(options::level(self.config.log.level));
-                self.governing.set_policy(options::policy(&self.config.governor));
-                self.keeper.reconfigure(&self.config, self.who.clone());
-                let wanted = Sampler::wanted(&self.config);
-                match &mut self.sampler {
-                    Some(sampler) if wanted => {
-                        sampler.configured = options::settings(&self.config, sampler.spec).frequency;
-                        sampler.session.identities = self.who.identities();
-                    }
-                    Some(_) => {
-                        self.sampler = None;
-                        self.is_sampler_shed = false;
-                    }
-                    None if !wanted => self.is_sampler_shed = false,
-                    // The governor starts it when it may run again.
-                    None if self.is_sampler_shed => {}
-                    None => self.sampler = Sampler::start(&self.config, &self.registry, &self.who),
-                }
-                self.obey(&self.governing.orders(), window);
-            }
-            Err(refused) => {
-                tracing::error!("the changed configuration is refused and the old one kept: {refused}");
-            }
+    fn reload(&mut self, read: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>, window: &mut Span) {
+        let Some(config) = reload::read_again(&self.config, read, &self.server) else { return };
+        if config.privacy != self.config.privacy {
+            self.who = Who::start(&config.privacy);
         }
+        self.config = config;
+        self.log.set_level(options::level(self.config.log.level));
+        self.governing.set_policy(options::policy(&self.config.governor));
+        self.keeper.reconfigure(&self.config, self.who.clone());
+        let wanted = Sampler::wanted(&self.config);
+        match &mut self.sampler {
+            Some(sampler) if wanted => {
+                sampler.configured = options::settings(&self.config, sampler.spec).frequency;
+                sampler.session.identities = self.who.identities();
+            }
+            Some(_) => {
+                self.sampler = None;
+                self.is_sampler_shed = false;
+            }
+            None if !wanted => self.is_sampler_shed = false,
+            // The governor starts it when it may run again.
+            None if self.is_sampler_shed => {}
+            None => self.sampler = Sampler::start(&self.config, &self.registry, &self.who),
+        }
+        self.obey(&self.governing.orders(), window);
     }
 
     fn stop(mut self) {

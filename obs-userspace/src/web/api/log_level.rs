@@ -39,8 +39,8 @@ pub(in crate::web) fn put(context: &Context, asked: &Asked<'_>, body: &[u8]) -> 
     let mut entry = AuditEntry {
         time: time::rfc3339(time::now_unix_ns()),
         actor: caller.name.clone(),
-        role: caller.role,
-        peer: caller.peer.to_string(),
+        role: Some(caller.role),
+        peer: Some(caller.peer.to_string()),
         action: "set-log-level",
         from: (control.get)(),
         to: level,

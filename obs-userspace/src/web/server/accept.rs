@@ -11,7 +11,6 @@ use std::{
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -37,12 +36,10 @@ type Stopped = signal::Receiver<Option<Duration>>;
 /// Runs until it is told to stop. Returns how many connections had to be ended.
 pub(super) async fn run(
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
     context: Arc<Context>,
     table: Arc<Table>,
     mut stopped: Stopped,
 ) -> usize {
-    let acceptor = tls.map(TlsAcceptor::from);
     let time_left = loop {
         // A stop and a connection at once: the stop comes first.
         let accepted = {
@@ -56,7 +53,7 @@ pub(super) async fn run(
         };
         match accepted {
             Err(time_left) => break time_left,
-            Ok(Ok((stream, peer))) => take(stream, peer, acceptor.clone(), &context, &table, &stopped),
+            Ok(Ok((stream, peer))) => take(stream, peer, &context, &table, &stopped),
             Ok(Err(error)) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 sleep(ACCEPT_PAUSE).await;
@@ -71,15 +68,9 @@ pub(super) async fn run(
     table.end_all()
 }
 
-fn take(
-    stream: TcpStream,
-    peer: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
-    context: &Arc<Context>,
-    table: &Arc<Table>,
-    stopped: &Stopped,
-) {
+fn take(stream: TcpStream, peer: SocketAddr, context: &Arc<Context>, table: &Arc<Table>, stopped: &Stopped) {
     let stats = &context.stats;
+    let acceptor = context.guard.credentials.tls().map(TlsAcceptor::from);
     if !table.make_room() {
         stats.ended(Ended::Refused);
         if acceptor.is_none() {

@@ -16,16 +16,16 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use tokio::sync::watch as signal;
 
 pub(in crate::web) use self::{table::Table, watch::Watch};
 use super::{
+    credentials::{Credentials, Reread},
     guard::Guard,
     options::{Sources, WebLimits, WebOptions},
     stats::Stats,
-    tls::{self, TlsError},
-    tokens::{TokenError, Tokens},
+    tls::TlsError,
+    tokens::TokenError,
     work::{THREADS_MAX, Workshop},
 };
 use crate::model::record::Record;
@@ -92,7 +92,7 @@ pub(in crate::web) struct Context {
 pub struct Server {
     address: SocketAddr,
     is_encrypted: bool,
-    stats: Arc<Stats>,
+    context: Arc<Context>,
     stop: signal::Sender<Option<Duration>>,
     thread: Option<JoinHandle<usize>>,
 }
@@ -116,19 +116,18 @@ impl Server {
                 return Err(WebError::Exposed { listen, missing });
             }
         }
-        let tls = tls.as_ref().map(tls::server_config).transpose()?;
-        let tokens = token_file.as_deref().map(Tokens::read).transpose()?;
+        let is_encrypted = tls.is_some();
+        let credentials = Arc::new(Credentials::read(tls, token_file)?);
         let listener = listen_on(listen).map_err(|source| WebError::Listen { listen, source })?;
         let address = listener.local_addr().map_err(|source| WebError::Listen { listen, source })?;
         let stats = Arc::new(Stats::default());
         let table = Arc::new(Table::new(limits.connections_max, Arc::clone(&stats)));
-        let is_encrypted = tls.is_some();
         let context = Arc::new(Context {
             sources,
-            guard: Guard { address, tokens },
+            guard: Guard { address, credentials },
             limits,
             heartbeat_age_max,
-            stats: Arc::clone(&stats),
+            stats,
             workshop: Workshop::new(Arc::clone(&table)),
             is_encrypted,
         });
@@ -142,9 +141,10 @@ impl Server {
             .thread_name("obs-web-work")
             .build()
             .map_err(WebError::Thread)?;
-        let run = move || serve(&runtime, listener, tls, context, table, stopped);
+        let served = Arc::clone(&context);
+        let run = move || serve(&runtime, listener, served, table, stopped);
         let thread = std::thread::Builder::new().name("obs-web".to_owned()).spawn(run).map_err(WebError::Thread)?;
-        Ok(Self { address, is_encrypted, stats, stop, thread: Some(thread) })
+        Ok(Self { address, is_encrypted, context, stop, thread: Some(thread) })
     }
 
     /// Where it listens; with the port that the kernel chose, if it was to choose one.
@@ -162,7 +162,24 @@ impl Server {
     /// The server's own metrics, described by [`super::METRICS`]. They are in `/metrics` already; this is for the history.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
-        self.stats.records()
+        self.context.stats.records()
+    }
+
+    /// Reads the certificate and the tokens again. Every request from now on is judged by the new tokens, also on connections that
+    /// are open; connections from now on are encrypted with the new certificate. What cannot be used is refused, and the old one
+    /// holds.
+    ///
+    /// Changes are made before the audit log has them, other than those that clients ask for: a token that was revoked must not
+    /// work on because a disk is full.
+    #[must_use]
+    pub fn reread(&self) -> Reread {
+        let outcome = self.context.guard.credentials.reread();
+        for change in &outcome.changes {
+            if let Err(error) = self.context.sources.audit.record(&change.audit_entry()) {
+                tracing::error!("a change of the {} is missing from the audit log: {error}", change.what);
+            }
+        }
+        outcome
     }
 
     /// Whether it still runs. It does until it is stopped, unless there is a mistake in it.
@@ -201,14 +218,13 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 fn serve(
     runtime: &tokio::runtime::Runtime,
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
     context: Arc<Context>,
     table: Arc<Table>,
     stopped: signal::Receiver<Option<Duration>>,
 ) -> usize {
     runtime.block_on(async move {
         match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => accept::run(listener, tls, context, table, stopped).await,
+            Ok(listener) => accept::run(listener, context, table, stopped).await,
             Err(error) => {
                 tracing::error!("the HTTP server cannot watch its socket: {error}");
                 0

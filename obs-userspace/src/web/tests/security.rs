@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::ServerName};
+use serde_json::Value;
 
 use super::*;
 
@@ -17,9 +18,13 @@ const OPERATOR: &str = "oooooooooooooooooooooooooooooooo";
 /// A file with an operator and a viewer, and the operator's token.
 pub(super) fn token_file(dir: &Path) -> (PathBuf, String) {
     let path = dir.join("tokens");
-    fs::write(&path, format!("viewer grafana {VIEWER}\noperator alice {OPERATOR}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    write_tokens(&path, &format!("viewer grafana {VIEWER}\noperator alice {OPERATOR}\n"));
     (path, OPERATOR.to_owned())
+}
+
+fn write_tokens(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 pub(super) fn with_tokens() -> (Rig, tempfile::TempDir) {
@@ -74,7 +79,7 @@ fn changes_are_written_down_with_who_and_what() {
     assert!(!rig.audit_log().exists());
     assert_eq!((put(r#"{"level": "debug"}"#).status, put(r#"{"level": "trace"}"#).status), (200, 500));
     let log = fs::read_to_string(rig.audit_log()).unwrap();
-    let entries: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let entries: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let rows: Vec<[&str; 5]> = entries
         .iter()
         .map(|entry| ["actor", "action", "from", "to", "outcome"].map(|key| entry[key].as_str().unwrap()))
@@ -90,6 +95,76 @@ fn changes_are_written_down_with_who_and_what() {
     );
     assert_eq!(entries[3]["reason"], "the log does not want to");
     assert!(!log.contains(OPERATOR));
+}
+
+/// Answers of one connection, the last of which need not end it.
+fn status_on(stream: &mut TcpStream, token: &str) -> u16 {
+    let head = format!("GET /api/v1/log-level HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n\r\n", bearer(token));
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    // Both what it answers and how it refuses end so, and neither has it elsewhere.
+    while !bytes.ends_with(b"]}") && !bytes.ends_with(b"}}") {
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte).unwrap();
+        bytes.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&bytes).into_owned();
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn tokens_that_are_read_again_hold_at_once_on_open_connections_too() {
+    let (rig, dir) = with_tokens();
+    let mut stream = rig.connect();
+    assert_eq!((status_on(&mut stream, VIEWER), status_on(&mut stream, OPERATOR)), (200, 200));
+    let other = "n".repeat(32);
+    write_tokens(&dir.path().join("tokens"), &format!("operator alice {other}\nviewer bob {VIEWER}\n"));
+    assert_eq!(status_on(&mut stream, OPERATOR), 200, "before they are read again");
+    let Reread { changes, refused } = rig.server.reread();
+    assert!(refused.is_empty(), "{refused:?}");
+    assert_eq!(changes.len(), 1);
+    assert_eq!([OPERATOR, VIEWER, &other].map(|token| status_on(&mut stream, token)), [401, 200, 200]);
+    assert!(rig.server.reread().changes.is_empty(), "nothing changed since");
+    let log = fs::read_to_string(rig.audit_log()).unwrap();
+    let entry: Value = serde_json::from_str(&log).unwrap();
+    let texts = ["actor", "action", "from", "to", "outcome"].map(|key| entry[key].as_str().unwrap());
+    let (from, to) = ("viewer grafana, operator alice", "operator alice (another token), viewer bob");
+    assert_eq!(texts, ["(signal)", "change-tokens", from, to, "done"]);
+    assert!(entry["role"].is_null() && entry["peer"].is_null());
+    assert!(![VIEWER, OPERATOR, &other].iter().any(|token| log.contains(*token)));
+}
+
+#[test]
+fn tokens_that_cannot_be_used_leave_the_old_ones() {
+    let (rig, dir) = with_tokens();
+    let path = dir.path().join("tokens");
+    let status = || rig.send("GET", "/metrics", &[("Authorization", &bearer(VIEWER))], b"").status;
+    let refused = |why: &str| {
+        let Reread { changes, refused } = rig.server.reread();
+        assert!(changes.is_empty());
+        let [(what, error)] = &refused[..] else { panic!("{refused:?}") };
+        assert!(*what == "tokens" && error.to_string().contains(why), "{error}");
+        assert_eq!(status(), 200, "{why}");
+    };
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    refused("chmod 600");
+    write_tokens(&path, "viewer bob short\n");
+    refused("tokens:1: the token has not 32 to 512");
+    write_tokens(&path, "");
+    refused("no token");
+    fs::remove_file(&path).unwrap();
+    refused("cannot read");
+    assert!(!rig.audit_log().exists(), "nothing was changed");
+}
+
+/// A disk that is full must not keep a token alive.
+#[test]
+fn a_token_is_revoked_even_if_that_cannot_be_written_down() {
+    let (rig, dir) = with_tokens();
+    fs::create_dir(rig.audit_log()).unwrap();
+    write_tokens(&dir.path().join("tokens"), &format!("operator alice {OPERATOR}\n"));
+    assert_eq!(rig.server.reread().changes.len(), 1);
+    assert_eq!(rig.send("GET", "/metrics", &[("Authorization", &bearer(VIEWER))], b"").status, 401);
 }
 
 #[test]
@@ -301,6 +376,55 @@ fn certificate(dir: &Path) -> (TlsFiles, RootCertStore) {
     (files, roots)
 }
 
+/// A connection of a client that trusts these.
+fn encrypted(rig: &Rig, roots: RootCertStore) -> StreamOwned<ClientConnection, TcpStream> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect((IpAddr::V4(Ipv4Addr::LOCALHOST), rig.server.address().port())).unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
+}
+
+#[test]
+fn a_certificate_that_is_read_again_is_that_of_new_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tls, old) = certificate(dir.path());
+    let rig = Rig::with(WebOptions { tls: Some(tls.clone()), ..local() });
+    let is_trusted = |roots: &RootCertStore| {
+        let mut stream = encrypted(&rig, roots.clone());
+        let sent = stream.write_all(&request("GET", "/api/v1/log-level", &[], b""));
+        sent.is_ok() && Reply::read(&mut stream).status == 200
+    };
+    assert!(is_trusted(&old) && rig.server.reread().changes.is_empty());
+    // Its key is not there yet.
+    let former_key = fs::read(&tls.key).unwrap();
+    let (_, new) = certificate(dir.path());
+    let key = fs::read(&tls.key).unwrap();
+    fs::write(&tls.key, former_key).unwrap();
+    let Reread { changes, refused } = rig.server.reread();
+    assert!(changes.is_empty() && refused.len() == 1, "{refused:?}");
+    assert!(refused[0].0 == "certificate" && refused[0].1.to_string().contains("with the key in"), "{refused:?}");
+    assert!(is_trusted(&old) && !is_trusted(&new));
+    // Others can read it.
+    fs::write(&tls.key, key).unwrap();
+    fs::set_permissions(&tls.key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(rig.server.reread().refused[0].1.to_string().contains("private key"));
+    fs::set_permissions(&tls.key, fs::Permissions::from_mode(0o600)).unwrap();
+    // A connection that is open stays so.
+    let mut open = encrypted(&rig, old.clone());
+    open.flush().unwrap();
+    let Reread { changes, refused } = rig.server.reread();
+    assert!(refused.is_empty() && changes.len() == 1 && changes[0].from.starts_with("sha256:"), "{changes:?}");
+    assert!(is_trusted(&new) && !is_trusted(&old));
+    open.write_all(&request("GET", "/api/v1/log-level", &[], b"")).unwrap();
+    assert_eq!(Reply::read(&mut open).status, 200);
+    assert!(fs::read_to_string(rig.audit_log()).unwrap().contains("change-certificate"));
+}
+
 #[test]
 fn beyond_loopback_it_talks_tls_and_wants_tokens() {
     let dir = tempfile::tempdir().unwrap();
@@ -310,18 +434,8 @@ fn beyond_loopback_it_talks_tls_and_wants_tokens() {
     let rig =
         Rig::with(WebOptions { listen: everywhere(), tls: Some(tls), token_file: Some(token_file), limits, ..local() });
     assert!(rig.server.url().starts_with("https://"));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let config = Arc::new(config);
     let get = |path: &str, headers: &[(&str, &str)]| {
-        let stream = TcpStream::connect((IpAddr::V4(Ipv4Addr::LOCALHOST), rig.server.address().port())).unwrap();
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let client = ClientConnection::new(Arc::clone(&config), name).unwrap();
-        let mut stream = StreamOwned::new(client, stream);
+        let mut stream = encrypted(&rig, roots.clone());
         stream.write_all(&request("GET", path, headers, b"")).unwrap();
         Reply::read(&mut stream)
     };

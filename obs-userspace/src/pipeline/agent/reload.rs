@@ -1,0 +1,194 @@
+//! What a SIGHUP has read again: the configuration, and the files of tokens and certificates that it names.
+
+use crate::{
+    config::agent::{self, AgentConfig, ConfigErrors, Loaded},
+    web::{Reread, Server},
+};
+
+/// Reads everything again and tells what became of it. Returns the new configuration if there is one that can be taken.
+pub(super) fn read_again(
+    held: &AgentConfig,
+    read: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>,
+    server: &Server,
+) -> Option<AgentConfig> {
+    // They are files of their own: a token is revoked whatever is wrong with the configuration.
+    let has_news = reread_credentials(server);
+    let loaded = match read() {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            tracing::error!("the changed configuration is refused and the old one kept: {errors}");
+            return None;
+        }
+    };
+    match agent::reload(held, &loaded.config) {
+        Ok(changes) if !changes.is_empty() => {
+            for change in &changes {
+                tracing::info!("{change}");
+            }
+            return Some(loaded.config);
+        }
+        Ok(_) if has_news => tracing::info!("the configuration was read again: nothing changed in it"),
+        Ok(_) => tracing::info!("the configuration was read again: nothing changed"),
+        Err(refused) => tracing::error!("the changed configuration is refused and the old one kept: {refused}"),
+    }
+    None
+}
+
+/// Returns whether there was something to tell.
+fn reread_credentials(server: &Server) -> bool {
+    let Reread { changes, refused } = server.reread();
+    for change in &changes {
+        let what = change.what;
+        tracing::info!(from = %change.from, to = %change.to, "the {what} changed");
+    }
+    for (what, error) in &refused {
+        tracing::error!(cause = what, "the {what} cannot be read again, and what was read before holds: {error}");
+    }
+    !changes.is_empty() || !refused.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{self, Read as _, Write},
+        net::TcpStream,
+        os::unix::fs::PermissionsExt as _,
+        path::{Path, PathBuf},
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+    use crate::{
+        pipeline::agent::{keeper::Shared, serve},
+        store::{Store, StoreOptions},
+        telemetry::{Level, log::Log, self_metrics::Registry},
+        web::{AgentStatus, HealthBoard},
+    };
+
+    const ALICE: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const BOB: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+    /// A server as the agent starts it, with a file of tokens.
+    struct Rig {
+        config: AgentConfig,
+        server: Server,
+        token_file: PathBuf,
+        dir: tempfile::TempDir,
+        _store: Store,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let token_file = dir.path().join("tokens");
+            write_tokens(&token_file, &format!("operator alice {ALICE}\nviewer bob {BOB}\n"));
+            let mut config = AgentConfig { state_dir: dir.path().to_owned(), ..AgentConfig::default() };
+            config.http.listen = ([127, 0, 0, 1], 0).into();
+            config.http.token_file = Some(token_file.clone());
+            let store = Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap();
+            let shown = serve::Shown {
+                reader: store.reader(),
+                registry: Registry::default(),
+                shared: Arc::new(Shared::default()),
+                status: Arc::new(Mutex::new(AgentStatus::default())),
+                health: Arc::new(HealthBoard::new()),
+                log: Arc::new(Log::unread(Level::Info)),
+            };
+            let server = serve::start(&config, shown).unwrap();
+            Self { config, server, token_file, dir, _store: store }
+        }
+
+        /// Reloads with this configuration; returns what is taken of it, and what the log says.
+        fn reload(&self, new: Result<&AgentConfig, &ConfigErrors>) -> (Option<AgentConfig>, String) {
+            let mut read = || {
+                let config = new.cloned().map_err(Clone::clone)?;
+                Ok(Loaded { config, file: None, warnings: Vec::new() })
+            };
+            let sink = Sink::default();
+            let writer = sink.clone();
+            let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+            let taken =
+                tracing::subscriber::with_default(subscriber, || read_again(&self.config, &mut read, &self.server));
+            let said = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+            (taken, said)
+        }
+
+        /// The status and the content of an answer.
+        fn get(&self, path: &str, token: &str) -> (u16, String) {
+            let mut stream = TcpStream::connect(self.server.address()).unwrap();
+            write!(
+                stream,
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+            )
+            .unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        }
+
+        fn statuses(&self) -> [u16; 2] {
+            [ALICE, BOB].map(|token| self.get("/api/v1/status", token).0)
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn write_tokens(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn wrong() -> ConfigErrors {
+        ConfigErrors { problems: Vec::new() }
+    }
+
+    #[test]
+    fn tokens_are_read_again_whatever_becomes_of_the_configuration() {
+        let rig = Rig::new();
+        assert_eq!(rig.statuses(), [200, 200]);
+        let (taken, said) = rig.reload(Ok(&rig.config));
+        assert!(taken.is_none() && said.ends_with("read again: nothing changed\n"), "{said}");
+        // Only they changed, and the configuration is what it was.
+        write_tokens(&rig.token_file, &format!("operator alice {ALICE}\n"));
+        let (taken, said) = rig.reload(Ok(&rig.config));
+        assert!(taken.is_none() && said.contains("the tokens changed"), "{said}");
+        assert!(said.contains("viewer bob") && said.ends_with("nothing changed in it\n"), "{said}");
+        assert!(!said.contains(BOB), "{said}");
+        assert_eq!(rig.statuses(), [200, 401]);
+        // The configuration is wrong, or needs a restart.
+        write_tokens(&rig.token_file, &format!("viewer bob {BOB}\n"));
+        let (taken, said) = rig.reload(Err(&wrong()));
+        assert!(taken.is_none() && said.contains("the tokens changed") && said.contains("refused"), "{said}");
+        assert_eq!(rig.statuses(), [401, 200]);
+        write_tokens(&rig.token_file, &format!("operator alice {ALICE}\n"));
+        let mut elsewhere = rig.config.clone();
+        elsewhere.http.token_file = Some(rig.dir.path().join("others"));
+        let (taken, said) = rig.reload(Ok(&elsewhere));
+        assert!(taken.is_none() && said.contains("http.token_file") && said.contains("restart"), "{said}");
+        assert_eq!(rig.statuses(), [200, 401]);
+    }
+
+    #[test]
+    fn tokens_that_cannot_be_used_leave_the_old_ones_and_are_told_of() {
+        let rig = Rig::new();
+        fs::set_permissions(&rig.token_file, fs::Permissions::from_mode(0o644)).unwrap();
+        let (_, said) = rig.reload(Ok(&rig.config));
+        assert!(said.contains("ERROR") && said.contains("0644") && said.contains("before holds"), "{said}");
+        assert!(said.ends_with("nothing changed in it\n"), "{said}");
+        assert_eq!(rig.statuses(), [200, 200]);
+    }
+}
