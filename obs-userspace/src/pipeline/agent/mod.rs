@@ -343,12 +343,11 @@ impl Agent {
 
     /// Takes over a changed configuration, or says why not.
     fn reload(&mut self, read: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>, window: &mut Span) {
-        let Some(config) = reload::read_again(&self.config, read, &self.server) else { return };
+        let Some(config) = reload::read_again(&self.config, read, &self.server, &self.log) else { return };
         if config.privacy != self.config.privacy {
             self.who = Who::start(&config.privacy);
         }
         self.config = config;
-        self.log.set_level(options::level(self.config.log.level));
         self.governing.set_policy(options::policy(&self.config.governor));
         self.keeper.reconfigure(&self.config, self.who.clone());
         let wanted = Sampler::wanted(&self.config);

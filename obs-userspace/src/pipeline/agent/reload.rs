@@ -1,7 +1,9 @@
 //! What a SIGHUP has read again: the configuration, and the files of tokens and certificates that it names.
 
+use super::{options, serve};
 use crate::{
     config::agent::{self, AgentConfig, ConfigErrors, Loaded},
+    telemetry::log::Log,
     web::{Reread, Server},
 };
 
@@ -10,6 +12,7 @@ pub(super) fn read_again(
     held: &AgentConfig,
     read: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>,
     server: &Server,
+    log: &Log,
 ) -> Option<AgentConfig> {
     // They are files of their own: a token is revoked whatever is wrong with the configuration.
     let has_news = reread_credentials(server);
@@ -20,18 +23,38 @@ pub(super) fn read_again(
             return None;
         }
     };
-    match agent::reload(held, &loaded.config) {
-        Ok(changes) if !changes.is_empty() => {
-            for change in &changes {
-                tracing::info!("{change}");
-            }
-            return Some(loaded.config);
+    let changes = match agent::reload(held, &loaded.config) {
+        Ok(changes) => changes,
+        Err(refused) => {
+            tracing::error!("the changed configuration is refused and the old one kept: {refused}");
+            return None;
         }
-        Ok(_) if has_news => tracing::info!("the configuration was read again: nothing changed in it"),
-        Ok(_) => tracing::info!("the configuration was read again: nothing changed"),
-        Err(refused) => tracing::error!("the changed configuration is refused and the old one kept: {refused}"),
+    };
+    for change in &changes {
+        tracing::info!("{change}");
+    }
+    let has_news = reset_level(log, &loaded.config) | has_news;
+    if !changes.is_empty() {
+        return Some(loaded.config);
+    }
+    if has_news {
+        tracing::info!("the configuration was read again: nothing changed in it");
+    } else {
+        tracing::info!("the configuration was read again: nothing changed");
     }
     None
+}
+
+/// Gives the log the level that the configuration has, also where that is no other than before: one that was set over HTTP holds
+/// until a reload. Returns whether there was something to tell.
+fn reset_level(log: &Log, config: &AgentConfig) -> bool {
+    let (from, to) = (log.level(), options::level(config.log.level));
+    log.set_level(to);
+    if from != to {
+        let (from, to) = (serve::name_of(from), serve::name_of(to));
+        tracing::info!(from, to, "the log has the level of the configuration");
+    }
+    from != to
 }
 
 /// Returns whether there was something to tell.
@@ -60,7 +83,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        pipeline::agent::{keeper::Shared, serve},
+        config::agent::LogLevel,
+        pipeline::agent::keeper::Shared,
         store::{Store, StoreOptions},
         telemetry::{Level, log::Log, self_metrics::Registry},
         web::{AgentStatus, HealthBoard},
@@ -73,6 +97,7 @@ mod tests {
     struct Rig {
         config: AgentConfig,
         server: Server,
+        log: Arc<Log>,
         token_file: PathBuf,
         dir: tempfile::TempDir,
         _store: Store,
@@ -87,16 +112,17 @@ mod tests {
             config.http.listen = ([127, 0, 0, 1], 0).into();
             config.http.token_file = Some(token_file.clone());
             let store = Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap();
+            let log = Arc::new(Log::unread(Level::Info));
             let shown = serve::Shown {
                 reader: store.reader(),
                 registry: Registry::default(),
                 shared: Arc::new(Shared::default()),
                 status: Arc::new(Mutex::new(AgentStatus::default())),
                 health: Arc::new(HealthBoard::new()),
-                log: Arc::new(Log::unread(Level::Info)),
+                log: Arc::clone(&log),
             };
             let server = serve::start(&config, shown).unwrap();
-            Self { config, server, token_file, dir, _store: store }
+            Self { config, server, log, token_file, dir, _store: store }
         }
 
         /// Reloads with this configuration; returns what is taken of it, and what the log says.
@@ -108,24 +134,40 @@ mod tests {
             let sink = Sink::default();
             let writer = sink.clone();
             let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
-            let taken =
-                tracing::subscriber::with_default(subscriber, || read_again(&self.config, &mut read, &self.server));
+            let taken = tracing::subscriber::with_default(subscriber, || {
+                read_again(&self.config, &mut read, &self.server, &self.log)
+            });
             let said = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
             (taken, said)
         }
 
-        /// The status and the content of an answer.
         fn get(&self, path: &str, token: &str) -> (u16, String) {
+            self.send("GET", path, token, "")
+        }
+
+        /// The status and the content of the answer.
+        fn send(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, String) {
             let mut stream = TcpStream::connect(self.server.address()).unwrap();
-            write!(
-                stream,
-                "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
-            )
-            .unwrap();
+            let length = body.len();
+            let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n");
+            write!(stream, "{head}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        }
+
+        /// What is answered of the log's level.
+        fn level(&self) -> String {
+            let (status, body) = self.get("/api/v1/log-level", ALICE);
+            assert_eq!(status, 200, "{body}");
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            body["level"].as_str().unwrap().to_owned()
+        }
+
+        fn set_level(&self, level: &str) {
+            let (status, body) = self.send("PUT", "/api/v1/log-level", ALICE, &format!(r#"{{"level": "{level}"}}"#));
+            assert_eq!(status, 200, "{body}");
         }
 
         fn statuses(&self) -> [u16; 2] {
@@ -190,5 +232,26 @@ mod tests {
         assert!(said.contains("ERROR") && said.contains("0644") && said.contains("before holds"), "{said}");
         assert!(said.ends_with("nothing changed in it\n"), "{said}");
         assert_eq!(rig.statuses(), [200, 200]);
+    }
+
+    #[test]
+    fn the_level_is_that_of_the_last_who_set_it() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.level(), "info");
+        let mut changed = rig.config.clone();
+        changed.log.level = LogLevel::Warn;
+        rig.config = rig.reload(Ok(&changed)).0.unwrap();
+        assert_eq!((rig.level(), rig.log.level()), ("warn".to_owned(), Level::Warn));
+        // A reload takes back what was set meanwhile, also where the file is what it was; one that is refused does not.
+        rig.set_level("debug");
+        rig.reload(Err(&wrong()));
+        assert_eq!((rig.level(), rig.log.level()), ("debug".to_owned(), Level::Debug));
+        let (taken, said) = rig.reload(Ok(&rig.config));
+        assert!(taken.is_none() && said.contains(r#"from="debug" to="warn""#), "{said}");
+        assert_eq!((rig.level(), rig.log.level()), ("warn".to_owned(), Level::Warn));
+        rig.set_level("error");
+        let audit = fs::read_to_string(rig.dir.path().join("audit.log")).unwrap();
+        let last = audit.lines().last().unwrap();
+        assert!(last.contains(r#""from":"warn","to":"error""#), "{last}");
     }
 }

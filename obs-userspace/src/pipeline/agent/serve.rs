@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{keeper::Shared, options};
+use super::keeper::Shared;
 use crate::{
     collect::{Output, latency::LATENCY_KINDS, resources::RESOURCE_METRICS},
     config::agent::{AgentConfig, HttpConfig, HttpLimits},
@@ -59,8 +59,6 @@ pub(super) struct Shown {
 /// Starts the server.
 pub(super) fn start(config: &AgentConfig, shown: Shown) -> anyhow::Result<Server> {
     let Shown { reader, registry, shared, status, health, log } = shown;
-    let level = Arc::new(Mutex::new(name_of(options::level(config.log.level))));
-    let current = Arc::clone(&level);
     let sources = Sources {
         reader,
         metrics: Arc::new(move || {
@@ -73,23 +71,28 @@ pub(super) fn start(config: &AgentConfig, shown: Shown) -> anyhow::Result<Server
         status: Arc::new(move || status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         health,
         encoders: ENCODERS.to_vec(),
-        log_level: LogLevelControl {
-            get: Arc::new(move || (*current.lock().unwrap_or_else(PoisonError::into_inner)).to_owned()),
-            set: Arc::new(move |wanted| {
-                let found = LEVELS.iter().find(|(name, _)| *name == wanted);
-                let (name, found) = found.ok_or_else(|| format!("there is no level {wanted}"))?;
-                log.set_level(*found);
-                *level.lock().unwrap_or_else(PoisonError::into_inner) = name;
-                Ok(())
-            }),
-            levels: &["error", "warn", "info", "debug", "trace"],
-        },
+        log_level: level_control(log),
         audit: Arc::new(AuditFile::new(&config.state_dir.join("audit.log"))),
     };
     Server::start(web_options(&config.http, config.window), sources).context("cannot serve the page and the metrics")
 }
 
-fn name_of(level: Level) -> &'static str {
+/// The log itself is asked, for a reload changes its level too.
+fn level_control(log: Arc<Log>) -> LogLevelControl {
+    let changed = Arc::clone(&log);
+    LogLevelControl {
+        get: Arc::new(move || name_of(log.level()).to_owned()),
+        set: Arc::new(move |wanted| {
+            let found = LEVELS.iter().find(|(name, _)| *name == wanted);
+            let (_, level) = found.ok_or_else(|| format!("there is no level {wanted}"))?;
+            changed.set_level(*level);
+            Ok(())
+        }),
+        levels: &["error", "warn", "info", "debug", "trace"],
+    }
+}
+
+pub(super) fn name_of(level: Level) -> &'static str {
     LEVELS.iter().find(|(_, known)| *known == level).map_or("info", |(name, _)| name)
 }
 
