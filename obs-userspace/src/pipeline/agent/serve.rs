@@ -36,6 +36,7 @@ const ENCODERS: &[Encoder] = &[
     Encoder { name: "pprof", content_type: "application/octet-stream", ending: ".pb.gz", encode: pprof },
     Encoder { name: "svg", content_type: "image/svg+xml", ending: ".svg", encode: svg },
     Encoder { name: "speedscope", content_type: "application/json", ending: ".speedscope.json", encode: speedscope },
+    Encoder { name: "json", content_type: "application/json", ending: ".json", encode: json },
 ];
 
 const LEVELS: &[(&str, Level)] = &[
@@ -151,4 +152,43 @@ fn svg(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
 
 fn speedscope(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     encode(profile, Format::Speedscope, out)
+}
+
+fn json(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    encode(profile, Format::Json, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::export::FORMATS;
+
+    #[test]
+    fn every_format_of_recordings_can_be_had_of_the_agent() {
+        let offered: Vec<_> = ENCODERS.iter().map(|encoder| (encoder.name, encoder.ending)).collect();
+        assert_eq!(offered, FORMATS.map(|spec| (spec.name, spec.ending)));
+    }
+
+    /// The description's other halves are checked where the routes are; only here is known in which formats profiles come.
+    #[test]
+    fn the_formats_are_those_that_the_description_names() {
+        let root: Value = serde_saphyr::from_str(include_str!("../../../../docs/openapi.yaml")).unwrap();
+        let profile = &root["paths"]["/api/v1/profile"]["get"];
+        let parameters = profile["parameters"].as_array().unwrap();
+        let format = parameters.iter().find(|parameter| parameter["name"] == "format").unwrap();
+        let described: Vec<&str> =
+            format["schema"]["enum"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let offered: Vec<&str> = ["flame"].into_iter().chain(ENCODERS.iter().map(|encoder| encoder.name)).collect();
+        assert_eq!(described, offered);
+        let contents = profile["responses"]["200"]["content"].as_object().unwrap();
+        let described: BTreeSet<&str> = contents.keys().map(String::as_str).collect();
+        let offered = ENCODERS.iter().map(|encoder| encoder.content_type);
+        let offered: BTreeSet<&str> =
+            offered.map(|name| name.split(';').next().unwrap_or_default()).chain(["application/json"]).collect();
+        assert_eq!(described, offered);
+    }
 }

@@ -242,7 +242,9 @@ impl Rig {
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         let mut stream = self.connect();
         stream.write_all(&request(method, path, headers, body)).unwrap();
-        Reply::read(&mut stream)
+        let reply = Reply::read(&mut stream);
+        openapi::check_answer(method, path, &reply);
+        reply
     }
 
     fn json(&self, path: &str) -> serde_json::Value {
