@@ -46,7 +46,9 @@ impl Answer {
         self
     }
 
-    pub(super) fn into_response(self, is_encrypted: bool) -> Response<Body> {
+    /// With the headers that all have. Not with Strict-Transport-Security: a browser keeps that for the host's name with all its
+    /// ports, so that other programs of this host could not be reached without TLS any more; and here nothing listens without it.
+    pub(super) fn into_response(self) -> Response<Body> {
         let Self { status, mut headers, body } = self;
         let fixed = [
             (CONTENT_SECURITY_POLICY, POLICY),
@@ -60,10 +62,6 @@ impl Answer {
         ];
         for (name, value) in fixed {
             headers.insert(name, HeaderValue::from_static(value));
-        }
-        if is_encrypted {
-            let name = HeaderName::from_static("strict-transport-security");
-            headers.insert(name, HeaderValue::from_static("max-age=31536000"));
         }
         let mut response = Response::new(body);
         *response.status_mut() = status;

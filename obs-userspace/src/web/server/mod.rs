@@ -85,7 +85,6 @@ pub(in crate::web) struct Context {
     pub(in crate::web) heartbeat_age_max: Duration,
     pub(in crate::web) stats: Arc<Stats>,
     pub(in crate::web) workshop: Arc<Workshop>,
-    pub(in crate::web) is_encrypted: bool,
 }
 
 /// A server that runs. Dropping it stops it at once.
@@ -129,7 +128,6 @@ impl Server {
             heartbeat_age_max,
             stats,
             workshop: Workshop::new(Arc::clone(&table)),
-            is_encrypted,
         });
         let (stop, stopped) = signal::channel(None);
         let runtime = tokio::runtime::Builder::new_current_thread()

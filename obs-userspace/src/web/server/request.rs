@@ -36,7 +36,7 @@ pub(super) async fn answer(
         Ok(answer) => answer,
         Err(refusal) => refusal.answer(),
     };
-    let response = answer.into_response(context.is_encrypted);
+    let response = answer.into_response();
     context.stats.answered(response.status().as_u16());
     tracing::debug!(method = %parts.method, path = parts.uri.path(), status = response.status().as_u16(), "answered");
     response.map(|body| body.of(Arc::clone(watch)))

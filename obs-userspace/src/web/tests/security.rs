@@ -444,7 +444,8 @@ fn beyond_loopback_it_talks_tls_and_wants_tokens() {
     assert_eq!(get("/metrics", &[]).status, 401);
     let metrics = get("/metrics", &[("Authorization", &bearer(&token))]);
     assert_eq!(metrics.status, 200);
-    assert_eq!(metrics.header("strict-transport-security"), "max-age=31536000");
+    // It would hold for every port of the host's name.
+    assert_eq!(metrics.header("strict-transport-security"), "");
     // Whoever talks plainly, or not at all, is ended.
     let mut plain = TcpStream::connect((Ipv4Addr::LOCALHOST, rig.server.address().port())).unwrap();
     plain.write_all(&request("GET", "/health", &[], b"")).unwrap();
