@@ -50,7 +50,7 @@ impl Table {
             let (phase, since) = entry.watch.phase();
             match phase {
                 Phase::New | Phase::Idle | Phase::Head => Some((since, *id)),
-                Phase::Request => None,
+                Phase::Request | Phase::Sending => None,
             }
         });
         let Some((_, id)) = waiting.min() else { return false };
