@@ -61,5 +61,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "agent_duress::killed_at_random_moments", needs: KILL, run: kill::at_random },
     Scenario { name: "agent_duress::slow_clients_keep_nobody_out", needs: BUSY, run: http::slow_clients },
     Scenario { name: "agent_duress::what_is_too_large_or_elsewhere", needs: ROOT, run: http::oversize_and_elsewhere },
+    Scenario { name: "agent_duress::a_revoked_token_opens_nothing", needs: ROOT, run: http::revoked },
     Scenario { name: "agent_duress::fuzzed_requests_are_refused", needs: BUSY, run: http::fuzzed },
 ];

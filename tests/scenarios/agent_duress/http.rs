@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use super::{
     client::{Client, Reply, exchange, get, request},
@@ -170,6 +170,29 @@ pub(super) fn oversize_and_elsewhere(context: &Context) -> Result<()> {
     probe(address, context.slow_factor())?;
     let (after, _) = agent.memory()?;
     ensure!(after < before + GROWTH_MAX, "its memory grew from {before} to {after} bytes");
+    agent.stop(context).map(drop)
+}
+
+/// A token that is taken out of its file opens nothing from the next SIGHUP on, and the audit log says who took whom out.
+pub(super) fn revoked(context: &Context) -> Result<()> {
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let tokens = token_file(folder.path())?;
+    let agent = Running::start(context, &format!("http: {{token_file: {}}}\n", tokens.display()))?;
+    let status_for = |token: &str| -> Result<u16> {
+        let asked = request("GET", "/api/v1/status", &[("Authorization", &format!("Bearer {token}"))], b"");
+        Ok(exchange(agent.address(), &asked)?.context("no answer")?.status)
+    };
+    let statuses = || -> Result<[u16; 2]> { Ok([status_for(fuzz::VIEWER)?, status_for(fuzz::OPERATOR)?]) };
+    ensure!(statuses()? == [200, 200], "tokens of the file are refused: {:?}", statuses()?);
+    fs::write(&tokens, format!("operator alice {}\n", fuzz::OPERATOR)).context("taking a token out")?;
+    agent.signal(Signal::HUP)?;
+    agent.wait_for_log(context, "the tokens changed")?;
+    ensure!(statuses()? == [401, 200], "after one was taken out: {:?}", statuses()?);
+    let audit = fs::read_to_string(agent.state().join("audit.log")).context("reading the audit log")?;
+    ensure!(audit.contains("change-tokens") && audit.contains("grafana"), "the audit log: {audit}");
+    for token in [fuzz::VIEWER, fuzz::OPERATOR] {
+        ensure!(!audit.contains(token) && !agent.log().contains(token), "a token is in a log");
+    }
     agent.stop(context).map(drop)
 }
 
