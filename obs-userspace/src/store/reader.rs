@@ -7,7 +7,10 @@ use std::{
     fs::File,
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -33,6 +36,7 @@ const JOURNALS_KEPT_MAX: usize = 2;
 pub struct Reader {
     folder: Arc<Folder>,
     journals: Arc<Mutex<Vec<JournalState>>>,
+    is_ended: Arc<AtomicBool>,
 }
 
 impl Reader {
@@ -48,7 +52,12 @@ impl Reader {
     }
 
     pub(super) fn of_folder(folder: Arc<Folder>) -> Self {
-        Self { folder, journals: Arc::default() }
+        Self { folder, journals: Arc::default(), is_ended: Arc::default() }
+    }
+
+    /// The same, whose questions end as if their time were over once the flag is set.
+    pub(crate) fn ended_by(self, is_ended: Arc<AtomicBool>) -> Self {
+        Self { is_ended, ..self }
     }
 
     /// Goes through the files that a range touches. What cannot be read is noted and left out.
@@ -63,7 +72,8 @@ impl Reader {
             files.reverse();
         }
         for name in files {
-            if plan.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let is_over = plan.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_over || self.is_ended.load(Ordering::Relaxed) {
                 notes.is_timed_out = true;
                 break;
             }

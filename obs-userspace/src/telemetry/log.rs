@@ -48,7 +48,7 @@ use self::{
 use super::Level;
 
 /// How long the end of the agent waits for the log's last lines.
-const FLUSH_AT_END: Duration = Duration::from_secs(1);
+const FLUSH_AT_END: Duration = Duration::from_millis(500);
 
 /// How the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -120,6 +120,13 @@ impl Workshop {
         })
     }
 
+    /// Nobody waits for places or memory any more: the server ends.
+    pub(super) fn close(&self) {
+        for places in [&self.queries, &self.scrapes, &self.long_answers, &self.waiting_kib] {
+            places.close();
+        }
+    }
+
     /// Does the work and returns its answer, which may still be growing.
     pub(super) async fn answer(self: &Arc<Self>, kind: Kind, job: Job, order: Order) -> Result<Answer, Refusal> {
         let places = match kind {
@@ -303,6 +310,10 @@ impl Outlet {
 
     fn end_whole(mut self) {
         let Some((mut start, waiting)) = self.start.take() else { return };
+        // The connection is gone, perhaps with the whole server.
+        if waiting.is_closed() {
+            return;
+        }
         let mut bytes = std::mem::take(&mut self.buffer);
         bytes.shrink_to_fit();
         let outcome = self.piece(bytes).map_err(|error| Refusal::internal("cannot send the answer", &error));

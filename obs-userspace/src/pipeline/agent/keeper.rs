@@ -169,15 +169,14 @@ impl Keeper {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Lets the thread finish what waits, at most so long.
+    /// Lets the thread finish what waits, until then at most.
     ///
     /// # Errors
     /// If not all that was measured since the start is on disk: what is missing.
-    pub(super) fn stop(&mut self, at_most: Duration) -> Result<(), String> {
+    pub(super) fn stop(&mut self, by: Instant) -> Result<(), String> {
         self.queue = None;
-        let since = Instant::now();
         while self.is_alive() {
-            if since.elapsed() >= at_most {
+            if Instant::now() >= by {
                 return Err("the last windows could not be written in time and are lost".to_owned());
             }
             std::thread::sleep(Duration::from_millis(5));

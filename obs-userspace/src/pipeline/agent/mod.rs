@@ -46,14 +46,18 @@ use crate::{
 /// How often counts are taken out of the kernel.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the end may take.
-const STOP_MAX: Duration = Duration::from_secs(5);
+/// How long the end may take, from the signal to the last window on disk. Five seconds are promised for all of it: the rest is for the
+/// log's last lines, and for the kernel to free what this process had.
+const STOP_MAX: Duration = Duration::from_secs(4);
 
-/// How much of it answers may take that are under way.
+/// How much of it may go by until there is room for the last window.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How long answers may take that are under way, while the last windows are written.
 const SERVER_STOP_MAX: Duration = Duration::from_secs(1);
 
 /// How long the end waits for the log's last lines.
-const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
+const LOG_FLUSH_MAX: Duration = Duration::from_millis(250);
 
 /// Components, as `/health/detailed` names them.
 const STORE: &str = "store";
@@ -122,8 +126,8 @@ pub fn run(loaded: Loaded, reload: &mut dyn FnMut() -> Result<Loaded, ConfigErro
         config,
         log,
     };
-    agent.work(&signals, reload)?;
-    agent.stop();
+    let end_by = agent.work(&signals, reload)?;
+    agent.stop(end_by);
     Ok(())
 }
 
@@ -146,11 +150,12 @@ struct Agent {
 }
 
 impl Agent {
+    /// Until a signal ends it. Returns until when the end may take.
     fn work(
         &mut self,
         signals: &AgentSignals,
         reload: &mut dyn FnMut() -> Result<Loaded, ConfigErrors>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Instant> {
         let mut window = Span::begin(self.config.window);
         self.health.beat();
         self.report();
@@ -166,13 +171,7 @@ impl Agent {
                 None => wait_for(signals, timeout)?,
             }
             if signals.end.received() {
-                tracing::info!("the agent was asked to end");
-                let asked = Instant::now();
-                while self.keeper.is_full() && asked.elapsed() < STOP_MAX / 2 {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                self.close(&window);
-                return Ok(());
+                return Ok(self.begin_stop(&window));
             }
             if signals.reload_asked() {
                 self.reload(reload, &mut window);
@@ -368,14 +367,29 @@ impl Agent {
         self.obey(&self.governing.orders(), window);
     }
 
-    fn stop(mut self) {
+    /// Hands on the last window, while the server ends by itself. Returns until when all of the end may take: one time for all of
+    /// its steps, which would add up if each had its own.
+    fn begin_stop(&mut self, window: &Span) -> Instant {
+        tracing::info!("the agent was asked to end");
+        let asked = Instant::now();
+        // First, so that questions to the history take nothing away from the windows that are to be written.
+        self.server.begin_stop(SERVER_STOP_MAX);
+        while self.keeper.is_full() && asked.elapsed() < ROOM_WAIT_MAX {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.close(window);
+        asked + STOP_MAX
+    }
+
+    fn stop(mut self, end_by: Instant) {
         // What the kernel still holds is in the last window already.
         self.sampler = None;
+        let kept = self.keeper.stop(end_by);
         let cut = self.server.stop(SERVER_STOP_MAX);
         if cut > 0 {
             tracing::info!(cut, "requests were cut short by the end");
         }
-        match self.keeper.stop(STOP_MAX - SERVER_STOP_MAX) {
+        match kept {
             Ok(()) => tracing::info!("the agent has ended; all windows are on disk"),
             Err(missing) => tracing::error!("the agent has ended; {missing}"),
         }

@@ -1,5 +1,7 @@
 //! Questions with known answers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 fn with_matchers(matchers: Vec<Matcher>) -> ProfileQuery {
@@ -528,4 +530,19 @@ fn events_share_what_is_known_of_their_process() {
     let found = store.reader().events(&EventQuery { range: Range::ALL, names, matchers, limits }).unwrap().events;
     let [first, second] = [0, 1].map(|index| found[index].process.as_ref().unwrap());
     assert!(Arc::ptr_eq(first, second) && Arc::ptr_eq(&found[0].labels[0].1, &found[1].labels[0].1));
+}
+
+#[test]
+fn a_reader_that_is_ended_answers_with_what_it_has_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), options()).unwrap();
+    store.append(&numbered(0)).unwrap();
+    let is_ended = Arc::new(AtomicBool::new(false));
+    let reader = store.reader().ended_by(Arc::clone(&is_ended));
+    assert!(reader.profile(&query(Range::ALL)).unwrap().notes.is_complete());
+    is_ended.store(true, Ordering::Relaxed);
+    let ended = reader.profile(&query(Range::ALL)).unwrap();
+    assert!(ended.notes.is_timed_out && ended.profile.samples.is_empty());
+    // Others go on.
+    assert!(store.reader().profile(&query(Range::ALL)).unwrap().notes.is_complete());
 }

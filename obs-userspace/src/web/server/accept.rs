@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Context, Table, Watch, request, watch::Watched};
+use super::{Context, StopBy, Table, Watch, request, watch::Watched};
 use crate::web::stats::Ended;
 
 /// Most headers of a request.
@@ -31,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a stopping server looks whether the last connection is gone.
 const STOP_POLL: Duration = Duration::from_millis(10);
 
-type Stopped = signal::Receiver<Option<Duration>>;
+type Stopped = signal::Receiver<StopBy>;
 
 /// Runs until it is told to stop. Returns how many connections had to be ended.
 pub(super) async fn run(
@@ -40,19 +40,19 @@ pub(super) async fn run(
     table: Arc<Table>,
     mut stopped: Stopped,
 ) -> usize {
-    let time_left = loop {
+    let deadline = loop {
         // A stop and a connection at once: the stop comes first.
         let accepted = {
             let mut stop = pin!(stopped.wait_for(Option::is_some));
             let mut accept = pin!(listener.accept());
             poll_fn(|cx| match stop.as_mut().poll(cx) {
-                Poll::Ready(told) => Poll::Ready(Err(told.ok().and_then(|told| *told).unwrap_or_default())),
+                Poll::Ready(told) => Poll::Ready(Err(told.ok().and_then(|told| *told).unwrap_or_else(Instant::now))),
                 Poll::Pending => accept.as_mut().poll(cx).map(Ok),
             })
             .await
         };
         match accepted {
-            Err(time_left) => break time_left,
+            Err(deadline) => break deadline,
             Ok(Ok((stream, peer))) => take(stream, peer, &context, &table, &stopped),
             Ok(Err(error)) => {
                 tracing::warn!("cannot accept a connection: {error}");
@@ -61,7 +61,6 @@ pub(super) async fn run(
         }
     };
     drop(listener);
-    let deadline = Instant::now() + time_left;
     while !table.is_empty() && Instant::now() < deadline {
         sleep(STOP_POLL).await;
     }

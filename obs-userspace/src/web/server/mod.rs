@@ -1,4 +1,5 @@
-//! The server: one thread with connections, a few for work. Nothing of it outlives [`Server::stop`].
+//! The server: one thread with connections, a few for work. Of it nothing outlives [`Server::stop`] but work that waits for a disk that
+//! does not answer, for which nobody waits.
 //!
 //! hyper reads and writes HTTP/1.1; there is no framework above it, because what matters here lies below one: how long and how
 //! large everything about a connection may be, and who gives way when there are too many.
@@ -11,12 +12,15 @@ mod watch;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
 
-use tokio::sync::watch as signal;
+use tokio::{sync::watch as signal, time::Instant};
 
 pub(in crate::web) use self::{table::Table, watch::Watch};
 use super::{
@@ -34,6 +38,9 @@ use crate::model::record::Record;
 const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The stack of a thread for work: merging and encoding do not recurse.
 const WORKER_STACK_BYTES: usize = 1 << 20;
+
+/// Until when connections that are open may go on; `None` while the server is not to stop.
+type StopBy = Option<Instant>;
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +99,9 @@ pub struct Server {
     address: SocketAddr,
     is_encrypted: bool,
     context: Arc<Context>,
-    stop: signal::Sender<Option<Duration>>,
+    stop: signal::Sender<StopBy>,
+    /// Whether questions to the history are to end.
+    is_stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<usize>>,
 }
 
@@ -102,7 +111,7 @@ impl Server {
     /// # Errors
     /// When the address, the certificate, the token file or a thread cannot be had, and beyond loopback when the server would be
     /// open to everybody. Nothing runs then.
-    pub fn start(options: WebOptions, sources: Sources) -> Result<Self, WebError> {
+    pub fn start(options: WebOptions, mut sources: Sources) -> Result<Self, WebError> {
         let WebOptions { listen, tls, token_file, limits, heartbeat_age_max } = options;
         if !listen.ip().is_loopback() {
             let missing = match (&tls, &token_file) {
@@ -121,6 +130,8 @@ impl Server {
         let address = listener.local_addr().map_err(|source| WebError::Listen { listen, source })?;
         let stats = Arc::new(Stats::default());
         let table = Arc::new(Table::new(limits.connections_max, Arc::clone(&stats)));
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        sources.reader = sources.reader.ended_by(Arc::clone(&is_stopping));
         let context = Arc::new(Context {
             sources,
             guard: Guard { address, credentials },
@@ -140,9 +151,9 @@ impl Server {
             .build()
             .map_err(WebError::Thread)?;
         let served = Arc::clone(&context);
-        let run = move || serve(&runtime, listener, served, table, stopped);
+        let run = move || serve(runtime, listener, served, table, stopped);
         let thread = std::thread::Builder::new().name("obs-web".to_owned()).spawn(run).map_err(WebError::Thread)?;
-        Ok(Self { address, is_encrypted, context, stop, thread: Some(thread) })
+        Ok(Self { address, is_encrypted, context, stop, is_stopping, thread: Some(thread) })
     }
 
     /// Where it listens; with the port that the kernel chose, if it was to choose one.
@@ -186,18 +197,29 @@ impl Server {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Takes no more connections, lets those that are open finish their requests, and ends those that need longer. Returns how
-    /// many were ended.
+    /// Takes no more connections from now on, lets those that are open finish their requests, and ends those that need longer than
+    /// `at_most`. Questions to the history are answered with what was read of it so far. Waits for nothing: [`stop`](Self::stop) does.
+    pub fn begin_stop(&self, at_most: Duration) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.stop.send_if_modified(|stop_by| {
+            let is_first = stop_by.is_none();
+            // Who was told once has no more time for being told again.
+            stop_by.get_or_insert_with(|| Instant::now() + at_most);
+            is_first
+        });
+    }
+
+    /// [Begins to stop](Self::begin_stop), unless it has begun, and waits for its end. Returns how many connections were ended.
     #[must_use]
-    pub fn stop(mut self, deadline: Duration) -> usize {
-        self.stop.send_replace(Some(deadline));
+    pub fn stop(mut self, at_most: Duration) -> usize {
+        self.begin_stop(at_most);
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.send_replace(Some(Duration::ZERO));
+        self.begin_stop(Duration::ZERO);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -214,13 +236,15 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn serve(
-    runtime: &tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     listener: TcpListener,
     context: Arc<Context>,
     table: Arc<Table>,
-    stopped: signal::Receiver<Option<Duration>>,
+    stopped: signal::Receiver<StopBy>,
 ) -> usize {
-    runtime.block_on(async move {
+    let workshop = Arc::clone(&context.workshop);
+    let stop_by = stopped.clone();
+    let ended = runtime.block_on(async move {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => accept::run(listener, context, table, stopped).await,
             Err(error) => {
@@ -228,5 +252,10 @@ fn serve(
                 0
             }
         }
-    })
+    });
+    workshop.close();
+    // Without a bound it would wait for work that reads, which may take as long as a disk likes.
+    let time_left = stop_by.borrow().map_or(Duration::ZERO, |stop_by| stop_by.duration_since(Instant::now()));
+    runtime.shutdown_timeout(time_left);
+    ended
 }

@@ -186,6 +186,45 @@ fn a_stop_waits_for_requests_until_the_deadline_and_not_for_idlers() {
     assert!(TcpStream::connect(address).is_err());
 }
 
+/// As of a disk that does not answer. Before, a stop lasted as long as whatever was being read.
+#[test]
+fn a_stop_does_not_wait_for_work_that_hangs() {
+    let rig = Rig::new();
+    // Whoever opens it for reading waits until somebody opens it for writing.
+    let fifo = rig.dir.path().join("blocks/0000000000.block");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let mut stream = rig.connect();
+    stream.write_all(&request("GET", &format!("/api/v1/profile?{RANGE}"), &[], b"")).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    // Should the stop wait for it after all, it is not for ever.
+    let (stopped, is_stopped) = std::sync::mpsc::channel::<()>();
+    let release = std::thread::spawn(move || {
+        let _ = is_stopped.recv_timeout(Duration::from_secs(20));
+        std::fs::OpenOptions::new().read(true).write(true).open(fifo)
+    });
+    let Rig { server, dir, .. } = rig;
+    let begun = Instant::now();
+    assert_eq!(server.stop(Duration::from_millis(200)), 1);
+    assert!(begun.elapsed() < Duration::from_secs(10), "the stop took {:?}", begun.elapsed());
+    drop(stopped);
+    release.join().unwrap().unwrap();
+    drop(dir);
+}
+
+#[test]
+fn a_second_word_to_stop_gives_no_more_time() {
+    let rig = Rig::new();
+    let mut stream = rig.connect();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let begun = Instant::now();
+    rig.server.begin_stop(Duration::from_millis(100));
+    let Rig { server, .. } = rig;
+    assert_eq!(server.stop(Duration::from_secs(30)), 1);
+    assert!(begun.elapsed() < Duration::from_secs(8), "the stop took {:?}", begun.elapsed());
+}
+
 #[test]
 fn many_at_once_are_answered() {
     let rig = Rig::new();
