@@ -53,11 +53,9 @@ pub(super) struct Measured {
     pub(super) latencies_are_new: bool,
 }
 
-/// What the thread is told.
-enum Message {
-    Window(Measured),
-    Settings(Box<AgentConfig>, Who),
-}
+/// Settings by which the thread is to work from the next window on, if they are others than before. Not in the queue, which may have no
+/// room for them: what was read from a file has to come into force.
+type NewSettings = Mutex<Option<(Box<AgentConfig>, Who)>>;
 
 /// What may change while the agent runs, and what others may want to know.
 #[derive(Default)]
@@ -76,9 +74,10 @@ pub(super) struct Shared {
 
 /// The thread, and the queue to it.
 pub(super) struct Keeper {
-    queue: Option<SyncSender<Message>>,
-    /// Messages in the queue.
+    queue: Option<SyncSender<Measured>>,
+    /// Windows in the queue.
     waiting: Arc<AtomicUsize>,
+    settings: Arc<NewSettings>,
     thread: Option<JoinHandle<Result<(), StoreError>>>,
     reader: Reader,
     stage: Stage,
@@ -110,11 +109,12 @@ impl Keeper {
             latencies: WindowHistograms::default(),
             latencies_told: Vec::new(),
         };
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let taken = Arc::clone(&waiting);
+        let (waiting, settings) = (Arc::new(AtomicUsize::new(0)), Arc::<NewSettings>::default());
+        let (taken, new_settings) = (Arc::clone(&waiting), Arc::clone(&settings));
         let thread = std::thread::Builder::new().name("obs-keeper".to_owned());
-        let thread = thread.spawn(move || work.run(&measured, &taken)).context("cannot start a thread")?;
-        Ok(Self { queue: Some(queue), waiting, thread: Some(thread), reader, stage, shared })
+        let thread =
+            thread.spawn(move || work.run(&measured, &taken, &new_settings)).context("cannot start a thread")?;
+        Ok(Self { queue: Some(queue), waiting, settings, thread: Some(thread), reader, stage, shared })
     }
 
     /// Reads what was kept.
@@ -130,27 +130,23 @@ impl Keeper {
     /// Hands a window on; what finds no room is lost, and counted.
     pub(super) fn keep(&self, measured: Measured) {
         self.stage.received.add(1);
-        if let Err(why) = self.send(Message::Window(measured)) {
+        if let Err(why) = self.send(measured) {
             self.stage.dropped(why).add(1);
             self.shared.windows_lost.fetch_add(1, Ordering::Relaxed);
             tracing::error!(cause = why, "a window was lost: it could not be handed on to be named and written");
         }
     }
 
-    /// Works by other settings from the next window on.
+    /// Works by other settings from the next window on that the thread takes up; those that wait are among them.
     pub(super) fn reconfigure(&self, config: &AgentConfig, who: Who) {
-        if self.send(Message::Settings(Box::new(config.clone()), who)).is_err() {
-            tracing::error!(
-                "the new settings of the history and of resources are not in force: windows are waiting; try again"
-            );
-        }
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Some((Box::new(config.clone()), who));
     }
 
-    fn send(&self, message: Message) -> Result<(), &'static str> {
+    fn send(&self, measured: Measured) -> Result<(), &'static str> {
         let queue = self.queue.as_ref().ok_or("stopped")?;
         // Before it can be taken out.
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        queue.try_send(message).map_err(|error| {
+        queue.try_send(measured).map_err(|error| {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             match error {
                 TrySendError::Full(_) => "queue-full",
@@ -241,21 +237,23 @@ struct Work {
 
 impl Work {
     /// Until the other side hangs up.
-    fn run(mut self, queue: &Receiver<Message>, waiting: &AtomicUsize) -> Result<(), StoreError> {
-        while let Ok(message) = queue.recv() {
+    fn run(
+        mut self,
+        queue: &Receiver<Measured>,
+        waiting: &AtomicUsize,
+        settings: &NewSettings,
+    ) -> Result<(), StoreError> {
+        while let Ok(measured) = queue.recv() {
             waiting.fetch_sub(1, Ordering::Relaxed);
-            match message {
-                Message::Window(measured) => {
-                    let since = Instant::now();
-                    self.keep(measured);
-                    heap::give_back();
-                    self.stage.latency.observe(since.elapsed());
-                }
-                Message::Settings(config, who) => {
-                    self.who = who;
-                    self.reconfigure(&config);
-                }
+            let settings = settings.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((config, who)) = settings {
+                self.who = who;
+                self.reconfigure(&config);
             }
+            let since = Instant::now();
+            self.keep(measured);
+            heap::give_back();
+            self.stage.latency.observe(since.elapsed());
         }
         self.store.flush()
     }
@@ -382,3 +380,6 @@ fn boot_unix_ns() -> u64 {
     };
     ns(ClockId::Realtime).saturating_sub(ns(ClockId::Boottime))
 }
+
+#[cfg(test)]
+mod tests;
