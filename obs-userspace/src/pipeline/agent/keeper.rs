@@ -30,10 +30,14 @@ use crate::{
     telemetry::self_metrics::{Registry, SAMPLES_LOST, STORE_BLOCKS, STORE_FILES, STORE_SIZE, STORE_WRITTEN, Stage},
 };
 
-use super::{super::window_histograms::WindowHistograms, options, who::Who};
+use super::{super::window_histograms::WindowHistograms, options, progress::Progress, who::Who};
 
 /// Most windows that wait for their names. One is being named meanwhile.
 const WAITING_MAX: usize = 2;
+
+/// How long one step of naming and writing a window may take before the thread counts as stuck. Names of many large programs, found
+/// for the first time on a slow host, take tens of seconds.
+const STUCK_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// What was measured in a window, before it has names.
 pub(super) struct Measured {
@@ -70,6 +74,8 @@ pub(super) struct Shared {
     pub(super) trouble: Mutex<Option<String>>,
     /// Windows that were measured and are not in the history.
     windows_lost: AtomicU64,
+    /// What the thread is at.
+    progress: Progress,
 }
 
 /// The thread, and the queue to it.
@@ -158,6 +164,11 @@ impl Keeper {
     /// Why the last window could not be written, if it could not.
     pub(super) fn trouble(&self) -> Option<String> {
         self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the thread hangs in, if it does: a disk or a file system that does not answer is no error, and ends nothing.
+    pub(super) fn stuck(&self) -> Option<String> {
+        self.shared.progress.stuck(STUCK_AFTER)
     }
 
     /// Whether the thread still works.
@@ -253,6 +264,7 @@ impl Work {
             let since = Instant::now();
             self.keep(measured);
             heap::give_back();
+            self.shared.progress.rest();
             self.stage.latency.observe(since.elapsed());
         }
         self.store.flush()
@@ -267,6 +279,7 @@ impl Work {
     fn keep(&mut self, measured: Measured) {
         let Measured { started_unix_ns, duration_ns, samples, mut kernel_code, events, latencies, latencies_are_new } =
             measured;
+        self.shared.progress.begin("reading resources");
         let mut records = Vec::new();
         if let Some(resources) = &mut self.resources {
             let report = if self.shared.no_processes.load(Ordering::Relaxed) {
@@ -278,6 +291,7 @@ impl Work {
                 tracing::debug!(what, count, "resources could not be read");
             }
         }
+        self.shared.progress.begin("finding names");
         self.symbolizer.set_reads_dwarf(!self.shared.plain_names.load(Ordering::Relaxed));
         if let Ok(functions) = jited_functions() {
             kernel_code.set_loaded(functions);
@@ -305,6 +319,7 @@ impl Work {
         }
         put(&mut window, &mut self.histograms, records.iter().cloned().chain(self.registry.snapshot()));
         records.extend(self.latencies_told.iter().cloned());
+        self.shared.progress.begin("writing a window");
         let appended = self.store.append(&window);
         *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
             appended.as_ref().err().map(ToString::to_string);

@@ -7,6 +7,7 @@ mod governing;
 mod keeper;
 mod latencies;
 mod options;
+mod progress;
 mod reload;
 mod sampler;
 mod serve;
@@ -184,8 +185,10 @@ impl Agent {
                     "the thread that names and writes windows has ended; its last words are on standard error"
                 );
                 self.drain()?;
-                // Here and not where costs are judged: that may be much rarer than a window is long.
-                self.health.beat();
+                // Here and not where costs are judged: that may be much rarer than a window is long. A round ends on the disk.
+                if self.keeper.stuck().is_none() {
+                    self.health.beat();
+                }
             }
             if judged.elapsed() >= self.config.governor.interval {
                 judged = Instant::now();
@@ -254,9 +257,13 @@ impl Agent {
 
     /// Says how everything is.
     fn report(&self) {
-        let (store, why) = match self.keeper.trouble() {
-            Some(trouble) => (Health::Failed, format!("windows are lost: {trouble}")),
-            None => (Health::Healthy, String::new()),
+        let (store, why) = match (self.keeper.stuck(), self.keeper.trouble()) {
+            (Some(stuck), _) => {
+                tracing::error!(cause = "stuck", "no window is kept: {stuck}");
+                (Health::Failed, format!("no window is kept: {stuck}"))
+            }
+            (None, Some(trouble)) => (Health::Failed, format!("windows are lost: {trouble}")),
+            (None, None) => (Health::Healthy, String::new()),
         };
         self.health.set(STORE, store, &why);
         let (sampler, why) = match &self.sampler {

@@ -54,3 +54,19 @@ fn settings_come_into_force_also_when_windows_wait() {
     assert_eq!(keeper.stop(Instant::now() + LIMIT), Ok(()));
     assert!(!shared.measured.lock().unwrap().is_empty(), "resources are not read");
 }
+
+/// Before, nobody could tell a thread that hangs from one that has nothing to do.
+#[test]
+fn what_the_thread_hangs_in_is_told_until_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, shared, _) = keeper(dir.path());
+    let held = shared.measured.lock().unwrap();
+    keeper.keep(measured(1));
+    until("the window is being written", || {
+        shared.progress.stuck(Duration::ZERO).is_some_and(|it| it.contains("writing"))
+    });
+    assert_eq!(keeper.stuck(), None);
+    drop(held);
+    until("the thread rests", || shared.progress.stuck(Duration::ZERO).is_none());
+    assert_eq!(keeper.stop(Instant::now() + LIMIT), Ok(()));
+}
