@@ -29,6 +29,7 @@ mod seal;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod too_large;
 mod values;
 mod window;
 mod writer;
@@ -48,6 +49,7 @@ pub use self::{
         SeriesQuery, SeriesResult, SeriesValue, TopFunctions,
     },
     reader::Reader,
+    too_large::SamplesDropped,
     values::HistogramValue,
     writer::{Appended, Recovery, Store, StoreOptions, StoreStats},
 };

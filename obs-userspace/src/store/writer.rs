@@ -15,6 +15,7 @@ use super::{
     limits::{DAMAGE_MAX, FILES_MAX},
     reader::Reader,
     seal,
+    too_large::{self, Fitted, SamplesDropped},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -66,7 +67,7 @@ pub struct Recovery {
 }
 
 /// What became of one window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
     /// Bytes that were written.
     pub bytes: u64,
@@ -78,6 +79,9 @@ pub struct Appended {
     pub events: u64,
     /// Events that were left out because there were more than [`limits::WINDOW_EVENTS_MAX`](super::limits::WINDOW_EVENTS_MAX).
     pub events_dropped: u64,
+    /// Collectors whose samples were left out because the window was too large for any block, and the sums of the first values of
+    /// those samples.
+    pub samples_dropped: Vec<SamplesDropped>,
 }
 
 /// What the writer did since it was opened.
@@ -311,13 +315,14 @@ impl Store {
 
     /// Appends a window. It survives the end of this process from now on, and that of the machine after [`flush`](Self::flush).
     ///
-    /// Begins another block where the window asks for it: another two hours, the clock set back, no room in the tables.
+    /// Begins another block where the window asks for it: another two hours, the clock set back, no room in the tables. Of a window
+    /// that no block has room for, only the heaviest samples are kept.
     /// Making the finished journal into a block takes some tenths of a second.
     ///
     /// # Errors
     ///
-    /// When the window contradicts itself or is too large, or the operating system refuses. Everything before is unharmed,
-    /// and the next window may succeed.
+    /// When the window contradicts itself, or is too large even without samples, or the operating system refuses. Everything before
+    /// is unharmed, and the next window may succeed.
     pub fn append(&mut self, window: &Window) -> Result<Appended, StoreError> {
         let appended = self.try_append(window);
         match &appended {
@@ -341,17 +346,19 @@ impl Store {
             self.next_sequence += 1;
         }
         let Some(journal) = &mut self.journal else { return Ok(Appended::default()) };
-        let (kept, bytes) = match journal.append(window) {
-            // With the tables of a new block it may fit.
-            Err(StoreError::Window { .. }) if !journal.is_empty() => {
-                self.rotate()?;
-                let mut journal = Journal::create(&self.folder, self.next_sequence, self.options.boot_id)?;
-                self.next_sequence += 1;
-                let appended = journal.append(window);
-                self.journal = Some(journal);
-                appended?
+        let Fitted { kept, bytes, samples_dropped } = match journal.append(window) {
+            Ok((kept, bytes)) => Fitted { kept, bytes, samples_dropped: Vec::new() },
+            Err(StoreError::Window { .. }) => {
+                // With the tables of a new block it may fit.
+                if !journal.is_empty() {
+                    self.rotate()?;
+                    self.journal = Some(Journal::create(&self.folder, self.next_sequence, self.options.boot_id)?);
+                    self.next_sequence += 1;
+                }
+                let Some(journal) = &mut self.journal else { return Ok(Appended::default()) };
+                too_large::append(journal, window)?
             }
-            outcome => outcome?,
+            Err(error) => return Err(error),
         };
         Ok(Appended {
             bytes,
@@ -359,6 +366,7 @@ impl Store {
             points: kept.points,
             events: kept.events,
             events_dropped: kept.events_dropped,
+            samples_dropped,
         })
     }
 

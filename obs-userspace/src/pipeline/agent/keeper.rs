@@ -327,6 +327,10 @@ impl Work {
             Ok(appended) => {
                 self.stage.sent.add(1);
                 self.stage.dropped("too-many-events").add(appended.events_dropped);
+                for (collector, samples) in appended.samples_dropped {
+                    tracing::warn!(%collector, samples, "a window was too large for a block: its lightest samples are lost");
+                    self.registry.counter(&SAMPLES_LOST, &[&collector, "window too large"]).add(samples);
+                }
             }
             Err(error) => {
                 self.stage.errors.add(1);

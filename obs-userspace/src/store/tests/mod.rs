@@ -6,6 +6,7 @@ mod odd;
 mod retention;
 mod room;
 mod round_trip;
+mod too_large;
 
 use std::{
     collections::BTreeMap,

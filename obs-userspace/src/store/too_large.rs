@@ -1,0 +1,110 @@
+//! Windows that a block's tables cannot hold: what is kept of them.
+//!
+//! One program with thousands of functions of long names is enough for that. It may cost samples, and never what the window says of
+//! everybody else.
+
+use std::{borrow::Cow, cmp::Reverse, collections::HashSet};
+
+use super::{
+    Window,
+    error::{StoreError, WindowError},
+    journal::Journal,
+    window::Kept,
+};
+use crate::model::profile::{Profile, ProfileSample};
+
+/// What became of a window.
+pub(super) struct Fitted {
+    pub(super) kept: Kept,
+    pub(super) bytes: u64,
+    pub(super) samples_dropped: Vec<SamplesDropped>,
+}
+
+/// A collector, and the sum of the first values of its samples that were left out.
+pub type SamplesDropped = (Cow<'static, str>, u64);
+
+/// Appends a window to a journal without windows. If it is too large, the lighter half of each profile's samples is left out, by their
+/// first value, until it fits; and with them the processes that have no others. One that would not fit without any is refused.
+pub(super) fn append(journal: &mut Journal, window: &Window) -> Result<Fitted, StoreError> {
+    let refused = match journal.append(window) {
+        Ok((kept, bytes)) => return Ok(Fitted { kept, bytes, samples_dropped: Vec::new() }),
+        Err(error @ StoreError::Window { why: WindowError::TooLarge { .. }, .. }) => error,
+        Err(error) => return Err(error),
+    };
+    if !journal.fits(&with_samples(window, |_| 0)) {
+        return Err(refused);
+    }
+    let mut fitted = with_samples(window, |samples| samples / 2);
+    loop {
+        match journal.append(&fitted) {
+            Err(StoreError::Window { why: WindowError::TooLarge { .. }, .. }) => {
+                fitted = with_samples(&fitted, |samples| samples / 2);
+            }
+            outcome => {
+                let samples_dropped = dropped(window, &fitted);
+                return outcome.map(|(kept, bytes)| Fitted { kept, bytes, samples_dropped });
+            }
+        }
+    }
+}
+
+/// The window with as many samples of each profile as is said of their number, the heaviest, and with the processes of these.
+fn with_samples(window: &Window, keep: impl Fn(usize) -> usize) -> Window {
+    let mut window = window.clone();
+    let mut left_out = HashSet::new();
+    for profile in &mut window.profiles {
+        let count = keep(profile.samples.len());
+        keep_heaviest(&mut profile.samples, count);
+        left_out.extend(profile.processes.iter().map(|process| process.key));
+        forget_unused_processes(profile);
+    }
+    for process in window.profiles.iter().flat_map(|profile| &profile.processes) {
+        left_out.remove(&process.key);
+    }
+    window.processes.retain(|process| !left_out.contains(&process.info.key));
+    window
+}
+
+/// Those of one weight go from the end, so that the same window always keeps the same samples.
+fn keep_heaviest(samples: &mut Vec<ProfileSample>, count: usize) {
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by_key(|index| Reverse(weight(&samples[*index])));
+    let kept: HashSet<usize> = order.into_iter().take(count).collect();
+    let mut index = 0..;
+    samples.retain(|_| index.next().is_some_and(|index| kept.contains(&index)));
+}
+
+fn weight(sample: &ProfileSample) -> u64 {
+    sample.values.first().copied().unwrap_or_default()
+}
+
+fn forget_unused_processes(profile: &mut Profile) {
+    let mut is_used = vec![false; profile.processes.len()];
+    for sample in &profile.samples {
+        if let Some(is_used) = is_used.get_mut(sample.process as usize) {
+            *is_used = true;
+        }
+    }
+    let mut left = 0;
+    let positions: Vec<u32> = is_used
+        .iter()
+        .map(|is_used| {
+            let position = left;
+            left += u32::from(*is_used);
+            position
+        })
+        .collect();
+    for sample in &mut profile.samples {
+        if let Some(position) = positions.get(sample.process as usize) {
+            sample.process = *position;
+        }
+    }
+    let mut is_used = is_used.into_iter();
+    profile.processes.retain(|_| is_used.next().unwrap_or_default());
+}
+
+fn dropped(window: &Window, fitted: &Window) -> Vec<SamplesDropped> {
+    let sum = |profile: &Profile| profile.samples.iter().map(weight).fold(0, u64::saturating_add);
+    let pairs = window.profiles.iter().zip(&fitted.profiles);
+    pairs.map(|(before, after)| (before.collector.clone(), sum(before).saturating_sub(sum(after)))).collect()
+}
