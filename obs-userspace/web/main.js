@@ -137,12 +137,13 @@ function showStatus({ version, host, started_unix_ns: startedNs, window_ns: wind
   document.title = host ? `obs · ${host}` : "obs";
   if (windowNs > 0) pollMs = Math.min(Math.max(windowNs / 1e6, 2_000), 60_000);
   const facts = [];
-  const { user_cpu_share: user, bpf_cpu_share: bpf, cpu_share_max: cpuMax, rss_bytes: rss, map_bytes: maps, memory_bytes_max: memoryMax } = cost;
+  const { user_cpu_share: user, bpf_cpu_share: bpf, web_cpu_share: web, cpu_share_max: cpuMax, rss_bytes: rss, map_bytes: maps, memory_bytes_max: memoryMax } = cost;
   if (user !== null) {
     const sum = user + (bpf ?? 0);
     const title = `user space ${format.percent(user, 1)}, in the kernel ${bpf === null ? "not known" : format.percent(bpf, 1)}`;
     facts.push(fact("obs itself:", `${format.percent(sum, 1)} CPU${cpuMax ? ` of ${format.percent(cpuMax, 1)}` : ""}`, title, cpuMax && sum > cpuMax ? "bad" : ""));
   }
+  if (web >= 0.0005) facts.push(fact("", `${format.percent(web, 1)} CPU for answers`, "for pages like this one and for whoever else asks; it does not count towards the budget, and has a bound of its own"));
   if (rss !== null) {
     const sum = rss + (maps ?? 0);
     const title = `resident ${format.bytes(rss)}, kernel maps ${maps === null ? "not known" : format.bytes(maps)}`;

@@ -1,6 +1,7 @@
 //! What this process costs: CPU time and memory.
 
 use std::{
+    collections::HashMap,
     fs,
     time::{Duration, Instant},
 };
@@ -10,8 +11,62 @@ use rustix::time::{ClockId, clock_gettime};
 /// CPU time that this process has used, in user mode and in the kernel.
 #[must_use]
 pub fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time_of(ClockId::ProcessCPUTime)
+}
+
+fn time_of(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// CPU time of those threads of this process whose names begin alike.
+///
+/// Threads come and go: what one used between the last look and its end is missing.
+#[derive(Debug)]
+pub struct ThreadsMeter {
+    prefix: &'static str,
+    /// What each had used at the last look, by its id.
+    seen: HashMap<u32, Duration>,
+    total: Duration,
+}
+
+impl ThreadsMeter {
+    /// Of threads whose names begin so.
+    #[must_use]
+    pub fn new(prefix: &'static str) -> Self {
+        Self { prefix, seen: HashMap::new(), total: Duration::ZERO }
+    }
+
+    /// What they have used so far, to a hundredth of a second for each of them.
+    pub fn look(&mut self) -> Duration {
+        let now: HashMap<u32, Duration> = threads(self.prefix).collect();
+        for (id, time) in &now {
+            let before = self.seen.get(id).copied().unwrap_or_default();
+            // The id may be another thread's by now.
+            self.total += time.checked_sub(before).unwrap_or(*time);
+        }
+        self.seen = now;
+        self.total
+    }
+}
+
+fn threads(prefix: &str) -> impl Iterator<Item = (u32, Duration)> {
+    let ticks_a_second = rustix::param::clock_ticks_per_second();
+    let entries = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        // It may have ended.
+        let ticks = thread_ticks(&fs::read_to_string(entry.path().join("stat")).ok()?, prefix)?;
+        Some((id, Duration::from_nanos(ticks.checked_mul(1_000_000_000)? / ticks_a_second.max(1))))
+    })
+}
+
+/// By the text of `/proc/PID/task/TID/stat`, what a thread used in user mode and in the kernel, if its name begins so.
+fn thread_ticks(stat: &str, prefix: &str) -> Option<u64> {
+    // Names may hold anything, parentheses too.
+    let (name, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+    let mut times = fields.split(' ').skip(11).map_while(|field| field.parse::<u64>().ok());
+    name.starts_with(prefix).then_some(times.next()?.checked_add(times.next()?)?)
 }
 
 /// Most memory that this process has had resident, in bytes; 0 if the system does not say.
@@ -96,6 +151,33 @@ mod tests {
         assert!(cpu_time() > before);
         assert!(rss_peak_bytes() > 100_000);
         assert!(rss_bytes().is_some_and(|bytes| bytes > 100_000 && bytes <= rss_peak_bytes()));
+    }
+
+    #[test]
+    fn the_time_of_threads_is_told_by_their_names() {
+        let stat = "7 (obs-web) x) S 1 7 7 0 -1 4194368 105 0 0 0 12 30 0 0 20 0 3 0 5 0 0";
+        assert_eq!(thread_ticks(stat, "obs-web"), Some(42));
+        assert_eq!(thread_ticks(stat, "obs-keeper"), None);
+        assert_eq!(thread_ticks("7 (obs-web) S 1", "obs-web"), None);
+        assert_eq!(thread_ticks("", ""), None);
+        let mut meter = ThreadsMeter::new("burns-here");
+        assert_eq!(meter.look(), Duration::ZERO);
+        let (burnt, end) = (Duration::from_millis(100), std::sync::mpsc::channel::<()>());
+        let (done, is_done) = std::sync::mpsc::channel();
+        let burn = move || {
+            while time_of(ClockId::ThreadCPUTime) < 2 * burnt {}
+            done.send(()).unwrap();
+            end.1.recv().unwrap_err();
+        };
+        let thread = std::thread::Builder::new().name("burns-here-1".to_owned()).spawn(burn).unwrap();
+        is_done.recv().unwrap();
+        let looked = meter.look();
+        assert!(looked >= burnt && looked < Duration::from_secs(10), "{looked:?}");
+        drop(end.0);
+        thread.join().unwrap();
+        // What it used stays when it is gone.
+        assert!(meter.look() >= looked);
+        assert!(ThreadsMeter::new("nobody-is-called-so").look().is_zero());
     }
 
     #[test]

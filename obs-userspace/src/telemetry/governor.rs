@@ -73,10 +73,12 @@ impl Default for Policy {
 /// What was measured over the last tick. What is unknown (or no number) is judged as nothing: it neither sheds nor recovers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// CPU time of this process, as a share of all CPUs'.
+    /// CPU time of this process without its HTTP server, as a share of all CPUs'.
     pub user_cpu_share: Option<f64>,
     /// CPU time of the BPF programs, as a share of all CPUs'.
     pub bpf_cpu_share: Option<f64>,
+    /// CPU time of this process's HTTP server, as a share of all CPUs': not in the first, and relieved by no step.
+    pub web_cpu_share: Option<f64>,
     /// Resident memory of this process, without the maps, in bytes.
     pub rss_bytes: Option<u64>,
     /// Memory of the kernel's maps, in bytes.
@@ -90,7 +92,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// CPU time of both sides, as far as it is known.
+    /// CPU time of both sides that the budget is for, as far as it is known.
     #[must_use]
     pub fn cpu_share(&self) -> Option<f64> {
         let user = self.user_cpu_share.filter(|share| share.is_finite());

@@ -86,7 +86,7 @@ metrics! {
     STAGE_LATENCY: Latency "obs_agent_stage_latency" "s" ["stage"] "How long a stage took for one piece of work.";
     QUEUE_FILL: Gauge "obs_agent_queue_fill" "1" ["queue"] "How full a queue is, 1 being full.";
     DRAIN_LAG: Gauge "obs_agent_drain_lag" "s" ["collector"] "How late the kernel's maps were read.";
-    CPU_TIME: Counter "obs_agent_cpu_time" "s" ["side"] "CPU time that obs used, in user space (user) and in BPF programs (bpf).";
+    CPU_TIME: Counter "obs_agent_cpu_time" "s" ["side"] "CPU time that obs used: in user space (user), for its HTTP clients (web), and in BPF programs (bpf).";
     CPU_SHARE: Gauge "obs_agent_cpu_share" "1" ["side"] "Share of the host's CPU time that obs used since it was last judged, by side.";
     RESIDENT_MEMORY: Gauge "obs_agent_resident_memory" "By" [] "Memory of obs that is resident, without its maps.";
     MAP_MEMORY: Gauge "obs_agent_map_memory" "By" [] "Memory that obs's maps take in the kernel.";

@@ -82,6 +82,8 @@ pub struct Sources {
     pub metric_infos: Vec<MetricInfo>,
     /// What the agent says of itself.
     pub status: Ask<AgentStatus>,
+    /// Whether questions to the history have cost as much as they may, and have to wait.
+    pub is_spent: Ask<bool>,
     /// How its components are.
     pub health: Arc<HealthBoard>,
     /// The formats that a profile can be had in, besides the page's own.

@@ -67,6 +67,12 @@ impl Refusal {
             .with(RETRY_AFTER, HeaderValue::from_static("5"))
     }
 
+    pub(super) fn spent() -> Self {
+        let why = "questions of the last minute cost as much CPU time as they may";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "cannot answer now", why, "ask less often, or for shorter ranges")
+            .with(RETRY_AFTER, HeaderValue::from_static("30"))
+    }
+
     pub(super) fn internal(what: impl Into<String>, why: &dyn ToString) -> Self {
         let hint = "the agent's log may say more";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, what, why.to_string(), hint)

@@ -28,11 +28,13 @@ pub struct AgentStatus {
 /// What the agent costs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct AgentCost {
-    /// Share of the host's CPU time (of all CPUs) in user space, 1 being all of it.
+    /// Share of the host's CPU time (of all CPUs) in user space, without the HTTP server, 1 being all of it.
     pub user_cpu_share: Option<f64>,
     /// The same in BPF programs.
     pub bpf_cpu_share: Option<f64>,
-    /// Most that both may be together.
+    /// The same of the HTTP server.
+    pub web_cpu_share: Option<f64>,
+    /// Most that the first two may be together.
     pub cpu_share_max: Option<f64>,
     /// Resident memory, in bytes.
     pub rss_bytes: Option<u64>,

@@ -17,7 +17,7 @@ use crate::{
     web::{AgentCost, AgentStatus, ShedStep},
 };
 
-use super::{keeper::Shared, latencies, nanoseconds, since_1970};
+use super::{keeper::Shared, latencies, nanoseconds, since_1970, web_budget::WebBudget};
 
 /// Of so many judgements, one has the kernel measure how long programs run: it counts for every BPF program of the host while it
 /// does, which costs all of them a little.
@@ -36,6 +36,10 @@ pub(super) struct Orders {
 pub(super) struct Governing {
     governor: Governor,
     meter: CpuMeter,
+    web: WebBudget,
+    web_meter: CpuMeter,
+    /// CPU time of this process without the HTTP server's.
+    user: Duration,
     bpf: BpfCost,
     registry: Registry,
     shared: Arc<Shared>,
@@ -50,6 +54,9 @@ impl Governing {
         Self {
             governor: Governor::new(policy, &[latencies::STEP]),
             meter: CpuMeter::new(Instant::now(), cost::cpu_time(), Some(Duration::ZERO)),
+            web: WebBudget::new(),
+            web_meter: CpuMeter::new(Instant::now(), Duration::ZERO, None),
+            user: Duration::ZERO,
             bpf: BpfCost::default(),
             registry,
             shared,
@@ -67,12 +74,17 @@ impl Governing {
     /// asked to; `latencies` the same of those that measure latencies, if there are any.
     pub(super) fn judge(&mut self, runs: u64, measured: ProgramTime, latencies: Option<ProgramsTime>) -> Orders {
         let runs_before = self.bpf.runs;
-        let (user, bpf) = (cost::cpu_time(), self.bpf.look(Instant::now(), runs, measured, latencies));
+        let web = self.web.look(Instant::now());
+        // The server's is known less finely: the difference must not go back for that.
+        self.user = self.user.max(cost::cpu_time().saturating_sub(web));
+        let (user, bpf) = (self.user, self.bpf.look(Instant::now(), runs, measured, latencies));
         let shares = self.meter.look(Instant::now(), user, bpf, self.cpus);
+        let web_shares = self.web_meter.look(Instant::now(), web, None, self.cpus);
         let host::HostDistress { load_per_core, memory_pressure, memory_available } = host::read();
         self.usage = Usage {
             user_cpu_share: shares.map(|shares| shares.user),
             bpf_cpu_share: shares.and_then(|shares| shares.bpf),
+            web_cpu_share: web_shares.map(|shares| shares.user),
             rss_bytes: cost::rss_bytes(),
             map_bytes: map_memory_bytes().ok(),
             load_per_core,
@@ -95,11 +107,29 @@ impl Governing {
             self.shed_since.entry(shed.name()).or_insert(now);
         }
         self.registry.counter(&CPU_TIME, &["user"]).raise_to(nanoseconds(user));
+        self.registry.counter(&CPU_TIME, &["web"]).raise_to(nanoseconds(web));
         if let Some(bpf) = bpf {
             self.registry.counter(&CPU_TIME, &["bpf"]).raise_to(nanoseconds(bpf));
         }
+        self.judge_web();
         self.registry.counter(&PROGRAM_RUNS, &["cpu", "cpu_sample"]).add(new_runs(runs_before, runs));
         self.orders()
+    }
+
+    /// Has questions to the history refused while those of the last minute cost too much. Nothing that measures is shed for them:
+    /// else whoever reaches the port could have it switched off.
+    fn judge_web(&self) {
+        let policy = self.governor.policy();
+        let is_spent = policy.enabled && self.web.is_spent(policy.cpu_share_max * self.cpus as f64);
+        if self.shared.is_web_spent.swap(is_spent, Ordering::Relaxed) != is_spent {
+            if is_spent {
+                tracing::warn!(
+                    "questions to the history cost too much CPU time in the last minute: they are refused for a while"
+                );
+            } else {
+                tracing::info!("questions to the history are answered again");
+            }
+        }
     }
 
     /// What was measured at the last judgement, and what is shed, for people.
@@ -108,6 +138,7 @@ impl Governing {
         status.cost = AgentCost {
             user_cpu_share: self.usage.user_cpu_share,
             bpf_cpu_share: self.usage.bpf_cpu_share,
+            web_cpu_share: self.usage.web_cpu_share,
             cpu_share_max: Some(policy.cpu_share_max),
             rss_bytes: self.usage.rss_bytes,
             map_bytes: self.usage.map_bytes,

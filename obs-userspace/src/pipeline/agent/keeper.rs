@@ -68,6 +68,8 @@ pub(super) struct Shared {
     pub(super) plain_names: AtomicBool,
     /// Whether only the host and its containers are read, not each process.
     pub(super) no_processes: AtomicBool,
+    /// Whether questions to the history have cost as much as they may.
+    pub(super) is_web_spent: AtomicBool,
     /// Resources and latencies, as they were at the end of the last window.
     pub(super) measured: Mutex<Arc<Vec<Record>>>,
     /// Why the last window could not be written, if it could not.

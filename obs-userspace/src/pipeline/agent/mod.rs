@@ -11,6 +11,7 @@ mod progress;
 mod reload;
 mod sampler;
 mod serve;
+mod web_budget;
 mod who;
 
 use std::{

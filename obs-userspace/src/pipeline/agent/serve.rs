@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -60,6 +60,7 @@ pub(super) struct Shown {
 /// Starts the server.
 pub(super) fn start(config: &AgentConfig, shown: Shown) -> anyhow::Result<Server> {
     let Shown { reader, registry, shared, status, health, log } = shown;
+    let judged = Arc::clone(&shared);
     let sources = Sources {
         reader,
         metrics: Arc::new(move || {
@@ -70,6 +71,7 @@ pub(super) fn start(config: &AgentConfig, shown: Shown) -> anyhow::Result<Server
         }),
         metric_infos: metric_infos(),
         status: Arc::new(move || status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        is_spent: Arc::new(move || judged.is_web_spent.load(Ordering::Relaxed)),
         health,
         encoders: ENCODERS.to_vec(),
         log_level: level_control(log),

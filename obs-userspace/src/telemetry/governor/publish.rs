@@ -11,6 +11,7 @@ impl Governor {
         let Usage {
             user_cpu_share,
             bpf_cpu_share,
+            web_cpu_share,
             rss_bytes,
             map_bytes,
             // The resource monitor says these.
@@ -23,6 +24,7 @@ impl Governor {
         let bytes = |bytes: Option<u64>| bytes.map_or(unknown, |bytes| bytes as f64);
         registry.gauge(&CPU_SHARE, &["user"]).set(user_cpu_share.unwrap_or(unknown));
         registry.gauge(&CPU_SHARE, &["bpf"]).set(bpf_cpu_share.unwrap_or(unknown));
+        registry.gauge(&CPU_SHARE, &["web"]).set(web_cpu_share.unwrap_or(unknown));
         registry.gauge(&RESIDENT_MEMORY, &[]).set(bytes(rss_bytes));
         registry.gauge(&MAP_MEMORY, &[]).set(bytes(map_bytes));
         registry.gauge(&BUDGET_USED, &["cpu"]).set(usage.cpu_share().map_or(unknown, |share| share / cpu_share_max));
@@ -50,6 +52,7 @@ mod tests {
         let usage = Usage {
             user_cpu_share: Some(0.01),
             bpf_cpu_share: Some(0.005),
+            web_cpu_share: Some(0.25),
             rss_bytes: Some(30_000_000),
             map_bytes: None,
             ..Usage::default()
@@ -75,6 +78,7 @@ mod tests {
             ("obs_agent_budget_used memory", 0.3),
             ("obs_agent_cpu_share bpf", 0.005),
             ("obs_agent_cpu_share user", 0.01),
+            ("obs_agent_cpu_share web", 0.25),
             ("obs_agent_paused ", 0.0),
             ("obs_agent_resident_memory ", 30_000_000.0),
             ("obs_agent_shed half-frequency", 1.0),

@@ -17,7 +17,7 @@ use crate::web::{
     query::Query,
     refusal::Refusal,
     routes::{self, Asked, Handler},
-    work::Order,
+    work::{Kind, Order},
 };
 
 /// Of a request's time, what is kept for handing out the answer, and as much again for making it of what was read; but at most
@@ -69,6 +69,9 @@ async fn respond(
         }
         Handler::Later(kind, prepare) => {
             refuse_body(&body)?;
+            if kind == Kind::Query && (context.sources.is_spent)() {
+                return Err(Refusal::spent());
+            }
             let job = prepare(context, &asked)?;
             // Nothing is made for nobody: what HEAD asks for is whether there would be an answer.
             if method == Method::HEAD {

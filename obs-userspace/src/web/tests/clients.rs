@@ -226,6 +226,23 @@ fn a_second_word_to_stop_gives_no_more_time() {
 }
 
 #[test]
+fn questions_wait_when_they_have_cost_too_much_and_probes_do_not() {
+    let rig = Rig::new();
+    rig.is_spent.store(true, Ordering::Relaxed);
+    for path in ["profile", "functions", "catalog", "processes", "events", "labels/process"] {
+        let reply = rig.get(&format!("/api/v1/{path}?{RANGE}"));
+        assert_eq!((reply.status, reply.header("retry-after")), (503, "30"), "{path}: {}", reply.text());
+    }
+    for path in ["/live", "/health", "/health/detailed", "/metrics", "/api/v1/status", "/"] {
+        let reply = rig.get(path);
+        assert!(reply.header("retry-after").is_empty(), "{path}: {}", reply.text());
+    }
+    assert_eq!(rig.get("/metrics").status, 200);
+    rig.is_spent.store(false, Ordering::Relaxed);
+    assert_eq!(rig.get(&format!("/api/v1/profile?{RANGE}")).status, 200);
+}
+
+#[test]
 fn many_at_once_are_answered() {
     let rig = Rig::new();
     std::thread::scope(|scope| {

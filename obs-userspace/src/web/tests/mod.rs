@@ -14,7 +14,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -41,6 +41,7 @@ struct Rig {
     server: Server,
     health: Arc<HealthBoard>,
     level: Arc<Mutex<String>>,
+    is_spent: Arc<AtomicBool>,
     dir: tempfile::TempDir,
     _store: Store,
 }
@@ -191,6 +192,8 @@ impl Rig {
         let health = Arc::new(HealthBoard::new());
         health.declare("store", Need::Required);
         let level = Arc::new(Mutex::new("info".to_owned()));
+        let is_spent = Arc::new(AtomicBool::new(false));
+        let spent = Arc::clone(&is_spent);
         let (get, set) = (Arc::clone(&level), Arc::clone(&level));
         let sources = Sources {
             reader: store.reader(),
@@ -200,6 +203,7 @@ impl Rig {
                 MetricInfo { name: "obs.latency", unit: "s", help: "How long it took." },
             ],
             status: Arc::new(status),
+            is_spent: Arc::new(move || spent.load(Ordering::Relaxed)),
             health: Arc::clone(&health),
             encoders: vec![
                 encoder("folded", ".folded", encode_short),
@@ -221,7 +225,7 @@ impl Rig {
             audit: Arc::new(AuditFile::new(&dir.path().join("audit.log"))),
         };
         let server = Server::start(options, sources)?;
-        Ok(Self { server, health, level, dir, _store: store })
+        Ok(Self { server, health, level, is_spent, dir, _store: store })
     }
 
     fn audit_log(&self) -> PathBuf {
