@@ -79,6 +79,7 @@ pub const WORKLOADS: &[Workload] = &[
     c("exit_with", "exit_with.c", &["-static"]),
     c("idle", "idle.c", &["-static"]),
     c("latencies", "latencies.c", &["-static"]),
+    c("long_names", "long_names.c", STATIC_WITH_FRAME_POINTERS),
     c("pid_reuse", "pid_reuse.c", &["-static"]),
     c("reuse_alpha", "named_work.c", &["-static", "-fno-omit-frame-pointer", "-DWORK=alpha_work"]),
     c("reuse_beta", "named_work.c", &["-static", "-fno-omit-frame-pointer", "-DWORK=beta_work"]),

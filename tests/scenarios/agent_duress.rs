@@ -49,6 +49,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         needs: &[Need::Root, Need::RealCpu, Need::Workload("pid_reuse")],
         run: crowd::pid_space_wraps,
     },
+    Scenario {
+        name: "agent_duress::beside_functions_of_long_names",
+        needs: &[Need::Root, Need::RealCpu, Need::Workload("long_names")],
+        run: crowd::long_names,
+    },
     Scenario { name: "agent_duress::beside_5000_processes", needs: CROWD, run: crowd::processes },
     Scenario { name: "agent_duress::beside_20000_threads", needs: CROWD, run: crowd::threads },
     Scenario { name: "agent_duress::each_step_is_shed_and_taken_back", needs: ROOT, run: governor::ladder },

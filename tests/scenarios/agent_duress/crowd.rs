@@ -1,4 +1,4 @@
-//! Very many processes and threads, and process ids that come again.
+//! Very many processes, threads and functions, and process ids that come again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,6 +43,24 @@ fn folded(agent: &Running) -> Result<BTreeMap<String, Vec<(String, u64)>>> {
         by_process.entry(process).or_default().push((stack.to_owned(), count.parse().context("reading a count")?));
     }
     Ok(by_process)
+}
+
+/// One program has more names than a window may hold. It loses samples for that, and nobody loses a window.
+pub(super) fn long_names(context: &Context) -> Result<()> {
+    let agent = Running::start(context, UNGOVERNED)?;
+    agent.wait_for_windows(context, 1)?;
+    let _named = context.background("long_names", &["1000"])?;
+    let lost = || agent.metric("obs_agent_samples_lost_total", &["\"window too large\""]);
+    wait_until("samples are lost for the window's size", context.limit(), || Ok(lost()? > 0.0))
+        .with_context(|| format!("the log: {}", agent.log()))?;
+    let before = agent.windows(context)?;
+    agent.wait_for_windows(context, before + 3)?;
+    let errors = agent.metric("obs_agent_stage_errors_total", &["\"keep\""])?;
+    ensure!(errors == 0.0, "{errors} windows were not kept; the log: {}", agent.log());
+    let health = client::get(agent.address(), "/health")?;
+    ensure!(health.status == 200, "the agent is not healthy: {}", health.text());
+    println!("  {} samples were lost for the size of their windows", lost()?);
+    agent.stop(context).map(drop)
 }
 
 /// Two programs take turns under one process id. Neither may have the other's name, nor the other's functions.
