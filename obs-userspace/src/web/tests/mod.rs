@@ -42,6 +42,8 @@ struct Rig {
     health: Arc<HealthBoard>,
     level: Arc<Mutex<String>>,
     is_spent: Arc<AtomicBool>,
+    /// While it is set, who asks for metrics waits.
+    is_hanging: Arc<AtomicBool>,
     dir: tempfile::TempDir,
     _store: Store,
 }
@@ -194,10 +196,17 @@ impl Rig {
         let level = Arc::new(Mutex::new("info".to_owned()));
         let is_spent = Arc::new(AtomicBool::new(false));
         let spent = Arc::clone(&is_spent);
+        let is_hanging = Arc::new(AtomicBool::new(false));
+        let hangs = Arc::clone(&is_hanging);
         let (get, set) = (Arc::clone(&level), Arc::clone(&level));
         let sources = Sources {
             reader: store.reader(),
-            metrics: Arc::new(records),
+            metrics: Arc::new(move || {
+                while hangs.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                records()
+            }),
             metric_infos: vec![
                 MetricInfo { name: "system.cpu.time", unit: "s", help: "CPU time." },
                 MetricInfo { name: "obs.latency", unit: "s", help: "How long it took." },
@@ -225,7 +234,7 @@ impl Rig {
             audit: Arc::new(AuditFile::new(&dir.path().join("audit.log"))),
         };
         let server = Server::start(options, sources)?;
-        Ok(Self { server, health, level, is_spent, dir, _store: store })
+        Ok(Self { server, health, level, is_spent, is_hanging, dir, _store: store })
     }
 
     fn audit_log(&self) -> PathBuf {
