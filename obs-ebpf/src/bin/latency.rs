@@ -27,7 +27,9 @@ fn task(context: &BtfTracePointContext, argument: usize) -> Task {
 /// Runs on each switch from one thread to another, while the first is still the current one.
 #[btf_tracepoint(function = "sched_switch")]
 pub fn latency_switch(context: BtfTracePointContext) -> i32 {
-    scheduling::leaves(task(&context, 1));
+    // A `bool`: nobody promises more of the argument than its lowest byte.
+    let is_preempted = context.arg::<u64>(0) & 0xff != 0;
+    scheduling::leaves(task(&context, 1), is_preempted);
     scheduling::runs(task(&context, 2));
     0
 }

@@ -19,9 +19,9 @@ fn key(task: Task) -> u64 {
     thread(LatencySource::RunQueue, task.tid())
 }
 
-/// A thread, the current one, ceases to run.
+/// A thread, the current one, ceases to run: of its own accord, or because it was pre-empted.
 #[inline(always)]
-pub fn leaves(task: Task) {
+pub fn leaves(task: Task, is_preempted: bool) {
     if task.tid() == 0 {
         return;
     }
@@ -34,7 +34,8 @@ pub fn leaves(task: Task) {
     if !filter::admits(task) {
         return;
     }
-    let start = LatencyStart { owner: owner_of(task), since_ns: now_ns(), other_ns: 0, detail: reason(task) as u64 };
+    let detail = reason(task, is_preempted) as u64;
+    let start = LatencyStart { owner: owner_of(task), since_ns: now_ns(), other_ns: 0, detail };
     match LATENCY_STARTS.get_ptr_mut(key) {
         // SAFETY: the value stays valid while the program runs. Whoever wakes the thread writes `other_ns` only, and no earlier
         // than the thread's state says so: what stands there otherwise is of a time when it ran.
@@ -63,16 +64,12 @@ fn note(key: u64, start: &LatencyStart) {
 
 /// Why it ceases to run. For what it waits is asked only if that is told apart.
 #[inline(always)]
-fn reason(task: Task) -> WaitState {
-    if measures(LatencySource::OffCpu) {
-        wait::state(task)
-    } else if !task.is_runnable() {
-        WaitState::Sleep
-    } else if task.is_throttled() {
-        WaitState::Throttled
-    } else {
-        WaitState::Preempted
+fn reason(task: Task, is_preempted: bool) -> WaitState {
+    // Who is pre-empted on the way to sleep stays on the run queue, whatever its state says already.
+    if is_preempted || task.is_runnable() {
+        return if task.is_throttled() { WaitState::Throttled } else { WaitState::Preempted };
     }
+    if measures(LatencySource::OffCpu) { wait::state(task) } else { WaitState::Sleep }
 }
 
 /// A thread is woken, by the current one or by an interrupt.
