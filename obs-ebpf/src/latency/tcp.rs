@@ -23,8 +23,8 @@ const ESTABLISHED: i32 = 1;
 const SYN_SENT: i32 = 2;
 const CLOSE: i32 = 7;
 
-/// The kernel keeps eight times the smoothed round-trip time.
-const SRTT_SHIFT: u32 = 3;
+/// The kernel keeps the smoothed round-trip time in eighths of a microsecond.
+const SRTT_UNIT_NS: u64 = 125;
 
 /// A socket changes its state.
 #[inline(always)]
@@ -98,7 +98,7 @@ pub fn receives(socket: *const u8) {
         return;
     }
     if let Some(owner) = owner(socket) {
-        add(LatencySource::RoundTrip, owner, 0, u64::from(srtt >> SRTT_SHIFT) * 1_000);
+        add(LatencySource::RoundTrip, owner, 0, u64::from(srtt) * SRTT_UNIT_NS);
     }
 }
 
