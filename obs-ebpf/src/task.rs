@@ -75,7 +75,7 @@ static OFFSET_FILE_INODE: Global<u32> = Global::new(0);
 static OFFSET_INODE_MODE: Global<u32> = Global::new(0);
 
 /// The offset of a field that this kernel does not have.
-const ABSENT: u32 = u32::MAX;
+pub(crate) const ABSENT: u32 = u32::MAX;
 
 /// `PF_KTHREAD`: the task is a thread of the kernel's own and has no user stack.
 const FLAG_KERNEL_THREAD: u32 = 0x0020_0000;

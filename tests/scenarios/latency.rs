@@ -39,7 +39,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "latency::connecting_through_a_slow_network", needs: TUNNEL, run: slow_connect },
     Scenario { name: "latency::round_trips_through_a_slow_network", needs: TUNNEL, run: slow_round_trips },
-    Scenario { name: "latency::segments_sent_again_are_exact", needs: TUNNEL, run: sent_again },
+    Scenario {
+        name: "latency::segments_sent_again_are_exact",
+        needs: TUNNEL,
+        run: |context| sent_again(context, &["tunnel", "5", "3", "100", "7", "0"], 7),
+    },
+    // Buffers of several segments, of which many are lost at once, are sent again as such.
+    Scenario {
+        name: "latency::segments_sent_again_at_once_are_exact",
+        needs: TUNNEL,
+        run: |context| sent_again(context, &["tunnel", "5", "1", "0", "20", "60000"], 20),
+    },
     Scenario {
         name: "latency::in_the_agent_as_prometheus_reads_it",
         needs: &[Need::Root, Need::RealCpu, Need::Tool("prometheus"), Need::Workload("latencies")],
@@ -396,7 +406,7 @@ fn reads(context: &Context) -> Result<()> {
 }
 
 fn slow_connect(context: &Context) -> Result<()> {
-    let totals = watch(context, &["connect"], &["tunnel", "10", "50", "10", "0"])?;
+    let totals = watch(context, &["connect"], &["tunnel", "10", "50", "10", "0", "0"])?;
     let expected = totals.numbers("connect_seconds")?[0];
     let made = totals.key("outcome", "established")?;
     ensure!(count(made) == 50, "{} connections, but 50 are true", count(made));
@@ -411,20 +421,20 @@ fn slow_connect(context: &Context) -> Result<()> {
 }
 
 fn slow_round_trips(context: &Context) -> Result<()> {
-    let totals = watch(context, &["rtt"], &["tunnel", "10", "3", "200", "0"])?;
+    let totals = watch(context, &["rtt"], &["tunnel", "10", "3", "200", "0", "0"])?;
     let most = totals.numbers("rtt_seconds")?[0];
     ensure!(totals.count() >= 200, "{} segments, but 200 and more are true", totals.count());
     is_between("median", seconds(&totals.lines[0], "p50_seconds")?, ROUND_TRIP_SECONDS, most, QUANTILE_ERROR)
 }
 
-/// The network loses what it is told to; timers, which are quick to fire on a busy machine, send some more.
-fn sent_again(context: &Context) -> Result<()> {
+/// The network loses as many segments as it is told to; timers, which are quick to fire on a busy machine, send some more again.
+fn sent_again(context: &Context, work: &[&str], lost: u64) -> Result<()> {
     const ATTEMPTS: u32 = 5;
     for attempt in 1..=ATTEMPTS {
-        let totals = watch(context, &["retransmit"], &["tunnel", "5", "3", "100", "7"])?;
+        let totals = watch(context, &["retransmit"], work)?;
         let (seen, expected) = (totals.count(), totals.numbers("retransmits")?[0] as u64);
         println!("  {seen} segments, {expected} by the kernel's own count");
-        ensure!(expected >= 7, "the network lost {expected} segments instead of 7");
+        ensure!(expected >= lost, "the network lost {expected} segments instead of {lost}");
         ensure!(seen <= expected, "{seen} segments, but {expected} are true");
         if seen == expected {
             return Ok(());

@@ -4,9 +4,10 @@
 //   latencies reads FILE COUNT BYTES
 //                                COUNT reads of so many bytes past the page cache, one after the other: `reads COUNT SECONDS`
 //   latencies faults COUNT       touches COUNT pages for the first time: `faults MINOR MAJOR` as the kernel counted for it
-//   latencies tunnel DELAY_MS CONNECTS SEGMENTS LOST
+//   latencies tunnel DELAY_MS CONNECTS SEGMENTS LOST BYTES
 //                                in a network of its own behind a tunnel whose far end, a thread, sends each packet back as its own
-//                                answer after DELAY_MS: connects so often, then sends segments, of which LOST are dropped once:
+//                                answer after DELAY_MS: connects so often, then sends segments one by one, then so many bytes at once;
+//                                of the segments of both, LOST are dropped once:
 //                                `connect_seconds MEDIAN MEAN`, `rtt_seconds LARGEST`, `retransmits SEGMENTS` (the kernel's count)
 //   latencies processes COUNT    makes so many processes one after the other, each of which asks once for its parent: `processes COUNT`
 //   latencies refused COUNT      connects to a port of 127.0.0.1 where nobody listens: `refused COUNT`
@@ -17,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -216,7 +218,24 @@ static int connect_to(const char *host, int port) {
     return -1;
 }
 
-static void tunnel(double delay_ms, int connects, int segments, int to_lose) {
+// Sends so many bytes at once, in buffers of several segments each. They must fit into what the kernel takes without a reader.
+static void send_at_once(int client, int server, long bytes) {
+    char *data = malloc(bytes);
+    memset(data, 'L', bytes);
+    if (write(client, data, bytes) != bytes) fail("bytes into the tunnel");
+    for (long got, left = bytes; left > 0; left -= got)
+        if ((got = read(server, data, left)) <= 0) fail("bytes out of the tunnel");
+    free(data);
+}
+
+// Waits until all that was sent is answered: what is not may be sent again.
+static void wait_for_answers(int client) {
+    int unanswered;
+    struct timespec pause = {0, 1000000};
+    while (ioctl(client, SIOCOUTQ, &unanswered) == 0 && unanswered > 0) nanosleep(&pause, NULL);
+}
+
+static void tunnel(double delay_ms, int connects, int segments, int to_lose, long bytes) {
     static struct far_end end;
     end = (struct far_end){open_tunnel(), delay_ms / 1e3, to_lose};
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(7)};
@@ -255,6 +274,8 @@ static void tunnel(double delay_ms, int connects, int segments, int to_lose) {
         getsockopt(client, IPPROTO_TCP, TCP_INFO, &info, &length);
         if (info.tcpi_rtt / 1e6 > most) most = info.tcpi_rtt / 1e6;
     }
+    if (bytes > 0) send_at_once(client, server, bytes);
+    wait_for_answers(client);
     printf("rtt_seconds %.9f\nretransmits %ld\n", most, retransmits());
 }
 
@@ -299,8 +320,8 @@ int main(int count, char **words) {
         reads(words[2], atoi(words[3]), atol(words[4]));
     } else if (count == 3 && strcmp(words[1], "faults") == 0) {
         faults(atol(words[2]));
-    } else if (count == 6 && strcmp(words[1], "tunnel") == 0) {
-        tunnel(atof(words[2]), atoi(words[3]), atoi(words[4]), atoi(words[5]));
+    } else if (count == 7 && strcmp(words[1], "tunnel") == 0) {
+        tunnel(atof(words[2]), atoi(words[3]), atoi(words[4]), atoi(words[5]), atol(words[6]));
     } else if (count == 3 && strcmp(words[1], "processes") == 0) {
         processes(atoi(words[2]));
     } else if (count == 3 && strcmp(words[1], "refused") == 0) {

@@ -118,10 +118,10 @@ pub fn latency_segment(context: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Runs when a TCP segment is sent again.
+/// Runs when a buffer of TCP segments is sent again.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub fn latency_again(context: BtfTracePointContext) -> i32 {
-    tcp::sends_again(context.arg(0));
+    tcp::sends_again(context.arg(0), context.arg(1));
     0
 }
 

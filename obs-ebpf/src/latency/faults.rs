@@ -10,6 +10,6 @@ use crate::{filter, task::Task};
 pub fn happens(fault: PageFault) {
     let task = Task::current();
     if filter::admits(task) {
-        count(LatencySource::PageFault, owner_of(task), fault as u64);
+        count(LatencySource::PageFault, owner_of(task), fault as u64, 1);
     }
 }

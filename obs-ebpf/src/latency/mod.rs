@@ -163,9 +163,9 @@ fn increase(value: *mut LatencyHistogram, duration_ns: u64) {
     }
 }
 
-/// Counts an event that has no duration.
+/// Counts events that have no duration.
 #[inline(always)]
-fn count(source: LatencySource, owner: LatencyOwner, detail: u64) {
+fn count(source: LatencySource, owner: LatencyOwner, detail: u64, amount: u64) {
     let mut key = LatencyKey { owner, detail, source: source as u32, reserved: 0 };
     let mut value = LATENCY_COUNTS.get_ptr_mut(key);
     if value.is_none() {
@@ -180,7 +180,7 @@ fn count(source: LatencySource, owner: LatencyOwner, detail: u64) {
     }
     match value {
         // SAFETY: as in `increase`.
-        Some(value) => unsafe { atomic_add(value, 1) },
+        Some(value) => unsafe { atomic_add(value, amount) },
         None => loss::count(KernelCounter::LostCountsFull),
     }
 }

@@ -8,12 +8,21 @@ use obs_common::latency::{ConnectOutcome, LatencyOwner, LatencySource, LatencySt
 use super::{
     LATENCY_OWNERS, LATENCY_STARTS, add, begin, count, measures, needs_owner, now_ns, owner_of, remember_owner,
 };
-use crate::{filter, task::Task};
+use crate::{
+    filter,
+    task::{ABSENT, Task},
+};
 
 #[unsafe(no_mangle)]
 static OFFSET_SOCK_PROTOCOL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_TCP_SOCK_SRTT_US: Global<u32> = Global::new(0);
+/// Where a buffer keeps what belongs to the protocol, which is a `tcp_skb_cb` here.
+#[unsafe(no_mangle)]
+static OFFSET_SK_BUFF_CB: Global<u32> = Global::new(0);
+/// [`ABSENT`] in kernels that do not describe the structure.
+#[unsafe(no_mangle)]
+static OFFSET_TCP_SKB_CB_GSO_SEGS: Global<u32> = Global::new(ABSENT);
 
 /// `IPPROTO_TCP`.
 const PROTOCOL: u16 = 6;
@@ -102,10 +111,23 @@ pub fn receives(socket: *const u8) {
     }
 }
 
-/// A segment is sent again.
+/// A buffer is sent again.
 #[inline(always)]
-pub fn sends_again(socket: *const u8) {
+pub fn sends_again(socket: *const u8, buffer: *const u8) {
     if let Some(owner) = owner(socket) {
-        count(LatencySource::Retransmit, owner, 0);
+        count(LatencySource::Retransmit, owner, 0, segments(buffer));
     }
+}
+
+/// How many segments a buffer is sent as: what the device, or the kernel just before it, makes of it.
+#[inline(always)]
+fn segments(buffer: *const u8) -> u64 {
+    if OFFSET_TCP_SKB_CB_GSO_SEGS.load() == ABSENT {
+        return 1;
+    }
+    let offset = OFFSET_SK_BUFF_CB.load() as usize + OFFSET_TCP_SKB_CB_GSO_SEGS.load() as usize;
+    // A helper: BTF knows the place as an array of bytes and refuses wider loads.
+    // SAFETY: the helper checks the address itself.
+    let segments = unsafe { bpf_probe_read_kernel(buffer.wrapping_add(offset).cast::<u16>()) };
+    u64::from(segments.unwrap_or(1).max(1))
 }
