@@ -100,7 +100,7 @@ pub fn latency_major_fault(_context: PerfEventContext) -> i32 {
 /// Runs when a socket of the internet protocols changes its state.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn latency_state(context: BtfTracePointContext) -> i32 {
-    tcp::changes(context.arg(0), context.arg(2));
+    tcp::changes(context.arg(0), context.arg(1), context.arg(2));
     0
 }
 

@@ -9,7 +9,7 @@ use obs_common::{
     latency::{BlockPart, LatencyOwner, LatencySource, LatencyStart, block_detail},
 };
 
-use super::{LATENCY_OWNERS, LATENCY_STARTS, add, begin, needs_owner, now_ns, remember_owner};
+use super::{LATENCY_OWNERS, LATENCY_STARTS, add, begin, forget_owner, needs_owner, now_ns, remember_new};
 use crate::{filter, loss};
 
 // Offsets in bytes, as in `task`.
@@ -86,7 +86,7 @@ fn load<T: Copy>(structure: *const u8, offset: &Global<u32>) -> T {
 /// A request is made for a bio of the current thread's.
 #[inline(always)]
 pub fn made(bio: *const u8) {
-    remember_owner(bio as u64);
+    remember_new(bio as u64);
 }
 
 /// A request is given to its device.
@@ -113,7 +113,7 @@ pub fn issued(request: Request) {
             Some(known) => {
                 // SAFETY: as above.
                 owner = unsafe { *known };
-                let _ = LATENCY_OWNERS.remove(bio);
+                forget_owner(bio);
             }
             None if filter::is_selective() => return,
             None => {}

@@ -95,14 +95,35 @@ fn owner_of(task: Task) -> LatencyOwner {
     owner
 }
 
-/// Remembers that something of the current task's has this address, if it is asked for.
+/// Whom something of the current task's is for; `None` if it is not asked for.
 #[inline(always)]
-fn remember_owner(address: u64) {
+fn current_owner() -> Option<LatencyOwner> {
     let task = Task::current();
-    if filter::admits(task) {
-        // The oldest goes when there is no room.
-        let _ = LATENCY_OWNERS.insert(address, owner_of(task), 0);
+    if filter::admits(task) { Some(owner_of(task)) } else { None }
+}
+
+/// Remembers whom something is for, by its address.
+#[inline(always)]
+fn remember_owner(address: u64, owner: LatencyOwner) {
+    // The oldest goes when there is no room.
+    let _ = LATENCY_OWNERS.insert(address, owner, 0);
+}
+
+/// Remembers that something new of the current task's has this address, if it is asked for.
+#[inline(always)]
+fn remember_new(address: u64) {
+    match current_owner() {
+        Some(owner) => remember_owner(address, owner),
+        // What was here before may have been somebody's, and may have gone without a word.
+        None => forget_owner(address),
     }
+}
+
+/// Forgets whom something was for.
+#[inline(always)]
+fn forget_owner(address: u64) {
+    // Not being in the map is usual, not a failure.
+    let _ = LATENCY_OWNERS.remove(address);
 }
 
 /// Notes that something begins.

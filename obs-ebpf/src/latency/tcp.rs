@@ -6,15 +6,15 @@ use aya_ebpf::{Global, helpers::bpf_probe_read_kernel};
 use obs_common::latency::{ConnectOutcome, LatencyOwner, LatencySource, LatencyStart};
 
 use super::{
-    LATENCY_OWNERS, LATENCY_STARTS, add, begin, count, measures, needs_owner, now_ns, owner_of, remember_owner,
+    LATENCY_OWNERS, LATENCY_STARTS, add, begin, count, current_owner, forget_owner, measures, needs_owner, now_ns,
+    remember_new, remember_owner,
 };
-use crate::{
-    filter,
-    task::{ABSENT, Task},
-};
+use crate::{filter, task::ABSENT};
 
 #[unsafe(no_mangle)]
 static OFFSET_SOCK_PROTOCOL: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_SOCK_STATE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_TCP_SOCK_SRTT_US: Global<u32> = Global::new(0);
 /// Where a buffer keeps what belongs to the protocol, which is a `tcp_skb_cb` here.
@@ -30,55 +30,104 @@ const PROTOCOL: u16 = 6;
 // States of net/tcp_states.h.
 const ESTABLISHED: i32 = 1;
 const SYN_SENT: i32 = 2;
+const SYN_RECEIVED: i32 = 3;
 const CLOSE: i32 = 7;
+const LISTEN: i32 = 10;
 
 /// The kernel keeps the smoothed round-trip time in eighths of a microsecond.
 const SRTT_UNIT_NS: u64 = 125;
 
 /// A socket changes its state.
 #[inline(always)]
-pub fn changes(socket: *const u8, state: i32) {
-    let protocol = socket.wrapping_add(OFFSET_SOCK_PROTOCOL.load() as usize).cast::<u16>();
-    // SAFETY: the verifier checks this load against the kernel's BTF, or refuses the program.
-    if unsafe { protocol.read() } != PROTOCOL {
+pub fn changes(socket: *const u8, from: i32, to: i32) {
+    if field::<u16>(socket, &OFFSET_SOCK_PROTOCOL) != PROTOCOL {
         return;
     }
     let address = socket as u64;
-    // In the context of who connects.
-    if state == SYN_SENT {
-        if needs_owner() {
-            remember_owner(address);
+    match (from, to) {
+        (_, SYN_SENT) => connects(address),
+        // A socket for somebody who connected is a copy of the one that listens.
+        (LISTEN, SYN_RECEIVED) => is_accepted(address),
+        (_, ESTABLISHED | CLOSE) => {
+            let outcome = if to == ESTABLISHED { ConnectOutcome::Established } else { ConnectOutcome::Failed };
+            ends_connecting(address, outcome);
+            if to == CLOSE && needs_owner() {
+                // Its address may be given to another socket.
+                forget_owner(address);
+            }
         }
-        let task = Task::current();
-        if measures(LatencySource::Connect) && filter::admits(task) {
-            let start = LatencyStart { owner: owner_of(task), since_ns: now_ns(), other_ns: 0, detail: 0 };
-            begin(address, &start);
-        }
+        _ => {}
+    }
+}
+
+/// The current thread connects a socket.
+#[inline(always)]
+fn connects(address: u64) {
+    if needs_owner() {
+        remember_new(address);
+    }
+    if !measures(LatencySource::Connect) {
         return;
     }
-    if (state == ESTABLISHED || state == CLOSE)
-        && measures(LatencySource::Connect)
-        && let Some(known) = LATENCY_STARTS.get_ptr(address)
-    {
-        // SAFETY: the value stays valid while the program runs.
-        let LatencyStart { owner, since_ns, .. } = unsafe { *known };
-        let _ = LATENCY_STARTS.remove(address);
-        let outcome = if state == ESTABLISHED { ConnectOutcome::Established } else { ConnectOutcome::Failed };
-        add(LatencySource::Connect, owner, outcome as u64, now_ns().saturating_sub(since_ns));
+    match current_owner() {
+        Some(owner) => begin(address, &LatencyStart { owner, since_ns: now_ns(), other_ns: 0, detail: 0 }),
+        None => forget_start(address),
     }
-    if state == CLOSE && needs_owner() {
-        // Its address may be given to another socket.
-        let _ = LATENCY_OWNERS.remove(address);
+}
+
+/// A socket is made for somebody who connected to this host.
+#[inline(always)]
+fn is_accepted(address: u64) {
+    if needs_owner() {
+        forget_owner(address);
     }
+    if measures(LatencySource::Connect) {
+        forget_start(address);
+    }
+}
+
+/// Forgets when a socket began to connect of whose end nobody told, and at whose address there is another one now.
+#[inline(always)]
+fn forget_start(address: u64) {
+    // Not being in the map is usual, not a failure.
+    let _ = LATENCY_STARTS.remove(address);
+}
+
+/// A socket connects no more, if it did.
+#[inline(always)]
+fn ends_connecting(address: u64, outcome: ConnectOutcome) {
+    if !measures(LatencySource::Connect) {
+        return;
+    }
+    let Some(known) = LATENCY_STARTS.get_ptr(address) else { return };
+    // SAFETY: the value stays valid while the program runs.
+    let LatencyStart { owner, since_ns, .. } = unsafe { *known };
+    let _ = LATENCY_STARTS.remove(address);
+    add(LatencySource::Connect, owner, outcome as u64, now_ns().saturating_sub(since_ns));
 }
 
 /// The current thread reads from a socket.
 #[inline(always)]
 pub fn read(socket: *const u8) {
-    let address = socket as u64;
-    if LATENCY_OWNERS.get_ptr(address).is_none() {
-        remember_owner(address);
+    // What has arrived can still be read when the connection is over. Whose it was is forgotten then, and is not to be remembered
+    // again: nobody tells when the socket goes.
+    if i32::from(field::<u8>(socket, &OFFSET_SOCK_STATE)) == CLOSE {
+        return;
     }
+    let address = socket as u64;
+    if LATENCY_OWNERS.get_ptr(address).is_none()
+        && let Some(owner) = current_owner()
+    {
+        remember_owner(address, owner);
+    }
+}
+
+/// Reads a field of a socket.
+#[inline(always)]
+fn field<T: Copy>(socket: *const u8, offset: &Global<u32>) -> T {
+    let place = socket.wrapping_add(offset.load() as usize).cast::<T>();
+    // SAFETY: the verifier checks this load against the kernel's BTF, or refuses the program.
+    unsafe { place.read() }
 }
 
 /// Whose a socket is; `None` if it is not asked for.

@@ -8,7 +8,7 @@ pub(super) struct Offset {
 }
 
 /// A constant that is an offset of a field that some kernels lack: then it keeps its value, which says so.
-pub(super) const OPTIONAL_OFFSETS: [Offset; 21] = [
+pub(super) const OPTIONAL_OFFSETS: [Offset; 22] = [
     Offset { global: "OFFSET_TASK_CFS_RQ", structure: "task_struct", field: "se.cfs_rq" },
     Offset { global: "OFFSET_CFS_RQ_THROTTLE_COUNT", structure: "cfs_rq", field: "throttle_count" },
     Offset { global: "OFFSET_TASK_ON_CPU", structure: "task_struct", field: "on_cpu" },
@@ -28,6 +28,7 @@ pub(super) const OPTIONAL_OFFSETS: [Offset; 21] = [
     Offset { global: "OFFSET_DISK_MAJOR", structure: "gendisk", field: "major" },
     Offset { global: "OFFSET_DISK_FIRST_MINOR", structure: "gendisk", field: "first_minor" },
     Offset { global: "OFFSET_SOCK_PROTOCOL", structure: "sock", field: "sk_protocol" },
+    Offset { global: "OFFSET_SOCK_STATE", structure: "sock", field: "__sk_common.skc_state" },
     Offset { global: "OFFSET_TCP_SOCK_SRTT_US", structure: "tcp_sock", field: "srtt_us" },
     Offset { global: "OFFSET_SK_BUFF_CB", structure: "sk_buff", field: "cb" },
     Offset { global: "OFFSET_TCP_SKB_CB_GSO_SEGS", structure: "tcp_skb_cb", field: "tcp_gso_segs" },
