@@ -81,7 +81,8 @@ pub struct LatencyKey {
 pub struct LatencyStart {
     /// Of whom.
     pub owner: LatencyOwner,
-    /// When, in nanoseconds of the monotonic clock; 0 if it has ended.
+    /// When, in nanoseconds of the monotonic clock; 0 if it has ended. Requests: when they were given to the device; 0 while they are
+    /// back in the queue.
     pub since_ns: u64,
     /// Threads that do not run: when they were woken, 0 if they were not. Requests: when they were made, 0 if that is not known.
     pub other_ns: u64,

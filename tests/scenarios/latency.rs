@@ -363,7 +363,7 @@ fn reads(context: &Context) -> Result<()> {
     let work: Vec<&str> = work.iter().map(String::as_str).collect();
     for attempt in 1..=ATTEMPTS {
         let before = diskstats(device)?;
-        let beside = Beside::start(context, 2, &["block"], false, &work)?;
+        let beside = Beside::start(context, 3, &["block"], false, &work)?;
         let inner_before = diskstats(device)?;
         let (_, obs) = beside.work(context)?;
         let inner = diskstats(device)?;

@@ -62,6 +62,13 @@ pub fn latency_issue(context: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Runs when a request is given back to the queue.
+#[btf_tracepoint(function = "block_rq_requeue")]
+pub fn latency_requeue(context: BtfTracePointContext) -> i32 {
+    block::given_back(block::Request::from_argument(context.arg(0)));
+    0
+}
+
 /// Runs when a device is done with a part of a request, or all of it.
 #[btf_tracepoint(function = "block_rq_complete")]
 pub fn latency_complete(context: BtfTracePointContext) -> i32 {

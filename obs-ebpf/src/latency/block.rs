@@ -97,14 +97,17 @@ pub fn issued(request: Request) {
     if let Some(known) = LATENCY_STARTS.get_ptr_mut(request.address()) {
         // SAFETY: the value stays valid while the program runs.
         unsafe {
-            if (*known).other_ns == made_ns && made_ns != 0 {
-                // Given back to the queue, and to the device again: its time in the queue is counted already.
+            // Given back to the queue, and to the device again. The time at which it was made tells so too, where the kernel takes it.
+            if (*known).since_ns == 0 || (made_ns != 0 && (*known).other_ns == made_ns) {
+                // Its time in the queue is counted already.
                 (*known).since_ns = now_ns;
                 return;
             }
         }
         // Another request in the same memory, of whose completion nobody told.
         loss::count(KernelCounter::LostEnd);
+        // If this one is not asked for, nothing takes the other one's place.
+        let _ = LATENCY_STARTS.remove(request.address());
     }
     let mut owner = LatencyOwner::NOBODY;
     if needs_owner() {
@@ -128,6 +131,15 @@ pub fn issued(request: Request) {
     }
 }
 
+/// A request is given back to the queue: the device could not take it, or not all of it. It will be given to the device again.
+#[inline(always)]
+pub fn given_back(request: Request) {
+    if let Some(known) = LATENCY_STARTS.get_ptr_mut(request.address()) {
+        // SAFETY: the value stays valid while the program runs.
+        unsafe { (*known).since_ns = 0 };
+    }
+}
+
 /// A device is done with so many bytes of a request.
 #[inline(always)]
 pub fn completed(request: Request, bytes: u32) {
@@ -138,5 +150,9 @@ pub fn completed(request: Request, bytes: u32) {
     // SAFETY: the value stays valid while the program runs.
     let LatencyStart { owner, since_ns, detail, .. } = unsafe { *known };
     let _ = LATENCY_STARTS.remove(request.address());
+    // It was given up in the queue: the device does not have it.
+    if since_ns == 0 {
+        return;
+    }
     add(LatencySource::Block, owner, detail, now_ns().saturating_sub(since_ns));
 }

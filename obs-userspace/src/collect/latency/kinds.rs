@@ -105,7 +105,11 @@ pub static LATENCY_KINDS: &[LatencyKind] = &[
         output: seconds("obs.block.latency"),
         has_owner: true,
         source: LatencySource::Block,
-        hooks: &[on("latency_complete", "block_rq_complete"), on("latency_issue", "block_rq_issue")],
+        hooks: &[
+            on("latency_complete", "block_rq_complete"),
+            on("latency_requeue", "block_rq_requeue"),
+            on("latency_issue", "block_rq_issue"),
+        ],
         owner_hooks: &[on("latency_request", "block_getrq")],
         labels: Labels::block,
     },
