@@ -34,6 +34,13 @@ pub fn is_selective() -> bool {
     FILTER_FLAGS.load() != 0
 }
 
+/// Whether somebody is chosen. Then what is nobody's that is known is not asked for; where only obs itself is left out, it is.
+#[inline(always)]
+#[must_use]
+pub fn chooses() -> bool {
+    FILTER_FLAGS.load() & !NOT_SELF != 0
+}
+
 /// Whether the current task passes. Kinds of filter are joined by *and*, entries of one kind by *or*.
 #[inline(always)]
 #[must_use]

@@ -55,6 +55,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         needs: &[Need::Root, Need::RealCpu, Need::Tool("prometheus"), Need::Workload("latencies")],
         run: in_agent::read_by_prometheus,
     },
+    Scenario {
+        name: "latency::flushes_count_where_obs_is_left_out",
+        needs: &[Need::Root, Need::File("/sys/block/vda")],
+        run: in_agent::flushes_beside_obs,
+    },
     Scenario { name: "latency::refused_connections", needs: ANYWHERE, run: refused },
     Scenario {
         name: "latency::only_a_cgroup",

@@ -6,11 +6,11 @@
 use aya_ebpf::Global;
 use obs_common::{
     counters::KernelCounter,
-    latency::{BlockPart, LatencyOwner, LatencySource, LatencyStart, block_detail},
+    latency::{BlockPart, LatencySource, LatencyStart, block_detail},
 };
 
-use super::{LATENCY_OWNERS, LATENCY_STARTS, add, begin, forget_owner, needs_owner, now_ns, remember_new};
-use crate::{filter, loss};
+use super::{LATENCY_STARTS, add, begin, forget_owner, needs_owner, now_ns, remember_new, remembered_owner};
+use crate::loss;
 
 // Offsets in bytes, as in `task`.
 #[unsafe(no_mangle)]
@@ -109,18 +109,11 @@ pub fn issued(request: Request) {
         // If this one is not asked for, nothing takes the other one's place.
         let _ = LATENCY_STARTS.remove(request.address());
     }
-    let mut owner = LatencyOwner::NOBODY;
+    // A flush of the device's cache has none, and is nobody's.
+    let bio = request.field::<*const u8>(&OFFSET_REQUEST_BIO) as u64;
+    let Some(owner) = remembered_owner(bio) else { return };
     if needs_owner() {
-        let bio = request.field::<*const u8>(&OFFSET_REQUEST_BIO) as u64;
-        match LATENCY_OWNERS.get_ptr(bio) {
-            Some(known) => {
-                // SAFETY: as above.
-                owner = unsafe { *known };
-                forget_owner(bio);
-            }
-            None if filter::is_selective() => return,
-            None => {}
-        }
+        forget_owner(bio);
     }
     let (device, operation) = (request.device(), request.operation());
     let detail = block_detail(device, BlockPart::Device, operation);

@@ -40,6 +40,9 @@ static LATENCY_SOURCES: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static LATENCY_BY: Global<u32> = Global::new(0);
 
+/// Whom something is for that is left out. No process has this id.
+const LEFT_OUT: LatencyOwner = LatencyOwner { tgid: u32::MAX, ..LatencyOwner::NOBODY };
+
 #[map]
 static LATENCIES: HashMap<LatencyKey, LatencyHistogram> = HashMap::with_max_entries(LATENCY_KEYS_MAX, 0);
 #[map]
@@ -102,6 +105,32 @@ fn current_owner() -> Option<LatencyOwner> {
     if filter::admits(task) { Some(owner_of(task)) } else { None }
 }
 
+/// The same, to be remembered: where what nobody is known of is asked for, what is left out has to be known as such.
+#[inline(always)]
+fn owner_to_remember() -> Option<LatencyOwner> {
+    match current_owner() {
+        None if !filter::chooses() => Some(LEFT_OUT),
+        owner => owner,
+    }
+}
+
+/// Whom something is for, by its address; `None` if it is not asked for.
+#[inline(always)]
+fn remembered_owner(address: u64) -> Option<LatencyOwner> {
+    if !needs_owner() {
+        return Some(LatencyOwner::NOBODY);
+    }
+    match LATENCY_OWNERS.get_ptr(address) {
+        Some(known) => {
+            // SAFETY: the value stays valid while the program runs.
+            let owner = unsafe { *known };
+            if owner.tgid == LEFT_OUT.tgid { None } else { Some(owner) }
+        }
+        None if filter::chooses() => None,
+        None => Some(LatencyOwner::NOBODY),
+    }
+}
+
 /// Remembers whom something is for, by its address.
 #[inline(always)]
 fn remember_owner(address: u64, owner: LatencyOwner) {
@@ -109,10 +138,10 @@ fn remember_owner(address: u64, owner: LatencyOwner) {
     let _ = LATENCY_OWNERS.insert(address, owner, 0);
 }
 
-/// Remembers that something new of the current task's has this address, if it is asked for.
+/// Remembers whom something new of the current task's is for, by its address.
 #[inline(always)]
 fn remember_new(address: u64) {
-    match current_owner() {
+    match owner_to_remember() {
         Some(owner) => remember_owner(address, owner),
         // What was here before may have been somebody's, and may have gone without a word.
         None => forget_owner(address),

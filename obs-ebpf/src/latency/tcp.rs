@@ -3,13 +3,13 @@
 //! Segments arrive in anybody's context. A socket is its process's who connected it or who reads from it.
 
 use aya_ebpf::{Global, helpers::bpf_probe_read_kernel};
-use obs_common::latency::{ConnectOutcome, LatencyOwner, LatencySource, LatencyStart};
+use obs_common::latency::{ConnectOutcome, LatencySource, LatencyStart};
 
 use super::{
     LATENCY_OWNERS, LATENCY_STARTS, add, begin, count, current_owner, forget_owner, measures, needs_owner, now_ns,
-    remember_new, remember_owner,
+    owner_to_remember, remember_new, remember_owner, remembered_owner,
 };
-use crate::{filter, task::ABSENT};
+use crate::task::ABSENT;
 
 #[unsafe(no_mangle)]
 static OFFSET_SOCK_PROTOCOL: Global<u32> = Global::new(0);
@@ -116,7 +116,7 @@ pub fn read(socket: *const u8) {
     }
     let address = socket as u64;
     if LATENCY_OWNERS.get_ptr(address).is_none()
-        && let Some(owner) = current_owner()
+        && let Some(owner) = owner_to_remember()
     {
         remember_owner(address, owner);
     }
@@ -130,20 +130,6 @@ fn field<T: Copy>(socket: *const u8, offset: &Global<u32>) -> T {
     unsafe { place.read() }
 }
 
-/// Whose a socket is; `None` if it is not asked for.
-#[inline(always)]
-fn owner(socket: *const u8) -> Option<LatencyOwner> {
-    if !needs_owner() {
-        return Some(LatencyOwner::NOBODY);
-    }
-    match LATENCY_OWNERS.get_ptr(socket as u64) {
-        // SAFETY: the value stays valid while the program runs.
-        Some(owner) => Some(unsafe { *owner }),
-        None if filter::is_selective() => None,
-        None => Some(LatencyOwner::NOBODY),
-    }
-}
-
 /// A segment arrives on a connection.
 #[inline(always)]
 pub fn receives(socket: *const u8) {
@@ -155,7 +141,7 @@ pub fn receives(socket: *const u8) {
     if srtt == 0 {
         return;
     }
-    if let Some(owner) = owner(socket) {
+    if let Some(owner) = remembered_owner(socket as u64) {
         add(LatencySource::RoundTrip, owner, 0, u64::from(srtt) * SRTT_UNIT_NS);
     }
 }
@@ -163,7 +149,7 @@ pub fn receives(socket: *const u8) {
 /// A buffer is sent again.
 #[inline(always)]
 pub fn sends_again(socket: *const u8, buffer: *const u8) {
-    if let Some(owner) = owner(socket) {
+    if let Some(owner) = remembered_owner(socket as u64) {
         count(LatencySource::Retransmit, owner, 0, segments(buffer));
     }
 }

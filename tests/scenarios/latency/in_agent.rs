@@ -1,6 +1,6 @@
 //! Latencies that the agent measures, as its history and a real Prometheus tell them.
 
-use std::{fs, net::TcpListener, path::Path, process::Command, thread, time::Duration};
+use std::{fs, io::Write as _, net::TcpListener, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -50,6 +50,25 @@ pub(super) fn read_by_prometheus(context: &Context) -> Result<()> {
     wait_until("the kernel side's cost is told", context.limit(), || {
         thread::sleep(Duration::from_millis(500));
         Ok(agent.metric("obs_agent_cpu_time_seconds_total", &["bpf"])? > 0.0)
+    })?;
+    agent.stop(context).map(drop)
+}
+
+/// Obs alone is left out, and a flush is nobody's: it counts.
+pub(super) fn flushes_beside_obs(context: &Context) -> Result<()> {
+    const CONFIG: &str = "collectors: {cpu: {enabled: false}, latency: {kinds: [block], by: [process]}}\n\
+                          filters: {exclude_self: true}\ngovernor: {interval: 1s}\n";
+    if fs::read_to_string("/sys/block/vda/queue/write_cache")?.trim() != "write back" {
+        println!("  the disk has no cache that could be flushed");
+        return Ok(());
+    }
+    let agent = Running::start(context, CONFIG)?;
+    agent.wait_for_log(context, "a collector runs")?;
+    let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).context("making a file")?;
+    wait_until("flushes count", context.limit(), || {
+        file.write_all(b"to be kept")?;
+        file.sync_all()?;
+        Ok(agent.metric("obs_block_latency_seconds_count", &["operation=\"flush\"", "~unknown"])? > 0.0)
     })?;
     agent.stop(context).map(drop)
 }
