@@ -19,8 +19,11 @@ const FOLDER_MODE: u32 = 0o700;
 const LOCK: &str = "lock";
 const BLOCKS: &str = "blocks";
 const TEMPORARY: &str = "tmp";
-/// The highest sequence of a file of ours. A block is made every two hours: counting on from here still never ends.
+/// The highest sequence of a file of ours.
 const SEQUENCE_MAX: u64 = u64::MAX / 2;
+/// The highest from which it is counted on. A block is made every two hours: nobody gets from here to where the numbers end, and who has
+/// made up a file beyond keeps no other one from being found.
+const SEQUENCE_COUNTED_MAX: u64 = SEQUENCE_MAX / 2;
 /// Most bytes that are read of the lock file.
 const OWNER_BYTES_MAX: u64 = 32;
 
@@ -52,6 +55,11 @@ impl Name {
         };
         let name = Self { sequence: number.parse().ok().filter(|sequence| *sequence <= SEQUENCE_MAX)?, kind };
         (name.text() == text).then_some(name)
+    }
+
+    /// Its sequence if it is counted on from there, otherwise 0.
+    pub(super) fn counted(self) -> u64 {
+        if self.sequence <= SEQUENCE_COUNTED_MAX { self.sequence } else { 0 }
     }
 
     /// The name in a path, or the one that its temporary name stands for.

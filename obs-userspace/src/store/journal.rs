@@ -256,14 +256,6 @@ impl Journal {
         self.extent.windows == 0
     }
 
-    /// Whether a window has room in the tables and in a frame. Nothing is written.
-    pub(super) fn fits(&mut self, window: &Window) -> bool {
-        let mark = self.tables.mark();
-        let encoded = window::encode(window, &mut self.tables);
-        self.tables.roll_back(&mark);
-        encoded.is_ok_and(|(raw, _)| raw.len() <= FRAME_BYTES_MAX)
-    }
-
     /// Appends a window with one write. On failure the file is cut back and the tables are as before; if even that fails, it is
     /// cut before the next window, or by the next opening.
     pub(super) fn append(&mut self, window: &Window) -> Result<(Kept, u64), StoreError> {

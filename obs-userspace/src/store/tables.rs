@@ -333,17 +333,16 @@ impl Tables {
     pub(super) fn read_stacks(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
         let before = self.nodes.len();
         let count = added(cursor, before, NODES_MAX)?;
-        let mut parents = Vec::with_capacity(count);
-        self.depths.reserve_exact(count);
-        for index in before..before + count {
-            // The caller stands before the called, so that no stack is endless.
-            let parent = Maybe((index - cursor.number(index)?) as u32);
-            parents.push(parent);
-            self.depths.push(self.depth_below(parent)?);
-        }
-        self.nodes.reserve_exact(count);
+        // The caller stands before the called, so that no stack is endless.
+        let parent = |index| Ok(Maybe((index - cursor.number(index)?) as u32));
+        let parents = (before..before + count).map(parent).collect::<Parsed<Vec<Maybe>>>()?;
         let frames = planes(cursor, count)?;
-        self.nodes.extend(parents.into_iter().zip(frames).map(|(parent, frame)| NodeEntry { parent, frame }));
+        self.nodes.reserve_exact(count);
+        self.depths.reserve_exact(count);
+        for (parent, frame) in parents.into_iter().zip(frames) {
+            self.depths.push(self.depth_below(parent)?);
+            self.nodes.push(NodeEntry { parent, frame });
+        }
         Ok(())
     }
 

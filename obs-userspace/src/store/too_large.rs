@@ -5,47 +5,37 @@
 
 use std::{borrow::Cow, cmp::Reverse, collections::HashSet};
 
-use super::{
-    Window,
-    error::{StoreError, WindowError},
-    journal::Journal,
-    window::Kept,
-};
+use super::{Window, error::WindowError, interner::Interner, limits::FRAME_BYTES_MAX, window};
 use crate::model::profile::{Profile, ProfileSample};
-
-/// What became of a window.
-pub(super) struct Fitted {
-    pub(super) kept: Kept,
-    pub(super) bytes: u64,
-    pub(super) samples_dropped: Vec<SamplesDropped>,
-}
 
 /// A collector, and the sum of the first values of its samples that were left out.
 pub type SamplesDropped = (Cow<'static, str>, u64);
 
-/// Appends a window to a journal without windows. If it is too large, the lighter half of each profile's samples is left out, by their
-/// first value, until it fits; and with them the processes that have no others. One that would not fit without any is refused.
-pub(super) fn append(journal: &mut Journal, window: &Window) -> Result<Fitted, StoreError> {
-    let refused = match journal.append(window) {
-        Ok((kept, bytes)) => return Ok(Fitted { kept, bytes, samples_dropped: Vec::new() }),
-        Err(error @ StoreError::Window { why: WindowError::TooLarge { .. }, .. }) => error,
-        Err(error) => return Err(error),
-    };
-    if !journal.fits(&with_samples(window, |_| 0)) {
-        return Err(refused);
+/// What of a window fits a block without others, and what was left out for it. Of one that is too large the lighter half of each profile's
+/// samples goes, by their first value, until it takes half of a block's tables at most, so that the next ones find room there too; and
+/// with them go the processes that have no others. One that would not fit without any samples is refused.
+pub(super) fn fit(window: &Window) -> Result<(Cow<'_, Window>, Vec<SamplesDropped>), WindowError> {
+    if fills(window).is_ok() {
+        return Ok((Cow::Borrowed(window), Vec::new()));
     }
+    fills(&with_samples(window, |_| 0))?;
     let mut fitted = with_samples(window, |samples| samples / 2);
-    loop {
-        match journal.append(&fitted) {
-            Err(StoreError::Window { why: WindowError::TooLarge { .. }, .. }) => {
-                fitted = with_samples(&fitted, |samples| samples / 2);
-            }
-            outcome => {
-                let samples_dropped = dropped(window, &fitted);
-                return outcome.map(|(kept, bytes)| Fitted { kept, bytes, samples_dropped });
-            }
-        }
+    let has_samples = |window: &Window| window.profiles.iter().any(|profile| !profile.samples.is_empty());
+    while has_samples(&fitted) && fills(&fitted).unwrap_or(true) {
+        fitted = with_samples(&fitted, |samples| samples / 2);
     }
+    let dropped = dropped(window, &fitted);
+    Ok((Cow::Owned(fitted), dropped))
+}
+
+/// Whether a window alone fills a block's tables so that the next one begins another block; an error if it does not fit.
+fn fills(window: &Window) -> Result<bool, WindowError> {
+    let mut tables = Interner::default();
+    let (raw, _) = window::encode(window, &mut tables)?;
+    if raw.len() > FRAME_BYTES_MAX {
+        return Err(WindowError::TooLarge { what: "bytes", max: FRAME_BYTES_MAX });
+    }
+    Ok(tables.is_full())
 }
 
 /// The window with as many samples of each profile as is said of their number, the heaviest, and with the processes of these.
@@ -106,5 +96,6 @@ fn forget_unused_processes(profile: &mut Profile) {
 fn dropped(window: &Window, fitted: &Window) -> Vec<SamplesDropped> {
     let sum = |profile: &Profile| profile.samples.iter().map(weight).fold(0, u64::saturating_add);
     let pairs = window.profiles.iter().zip(&fitted.profiles);
-    pairs.map(|(before, after)| (before.collector.clone(), sum(before).saturating_sub(sum(after)))).collect()
+    let dropped = pairs.map(|(before, after)| (before.collector.clone(), sum(before).saturating_sub(sum(after))));
+    dropped.filter(|(_, sum)| *sum > 0).collect()
 }

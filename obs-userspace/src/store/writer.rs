@@ -8,14 +8,15 @@ use std::{
 use super::{
     Window,
     block::Block,
-    error::{FileError, StoreError},
+    error::{FileError, StoreError, WindowError},
     folder::{Folder, Lock, Name},
     frame::{FileHeader, FileKind},
     journal::Journal,
     limits::{DAMAGE_MAX, FILES_MAX},
     reader::Reader,
     seal,
-    too_large::{self, Fitted, SamplesDropped},
+    too_large::{self, SamplesDropped},
+    window::Kept,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -177,14 +178,14 @@ impl Store {
         let listing = folder.list()?;
         let mut taken = 0;
         for (path, name) in listing.misnamed() {
-            taken = taken.max(name.sequence);
+            taken = taken.max(name.counted());
             self.note(path, &"it has a name of the history's files, and is none");
         }
         for path in &listing.temporary {
             match folder.remove(path) {
                 Ok(()) => self.recovery.temporary_removed += 1,
                 Err(error) => {
-                    taken = taken.max(Name::of_path(path).map_or(0, |name| name.sequence));
+                    taken = taken.max(Name::of_path(path).map_or(0, Name::counted));
                     self.note(path, &error);
                 }
             }
@@ -205,7 +206,7 @@ impl Store {
                 }
             }
         }
-        let newest = listing.files.last().map_or(0, |name| name.sequence);
+        let newest = listing.files.iter().map(|name| name.counted()).max().unwrap_or(0);
         self.next_sequence = newest.max(taken) + 1;
         for name in listing.files {
             match name.kind {
@@ -341,25 +342,22 @@ impl Store {
         if self.journal.as_ref().is_some_and(|journal| !journal.takes(window, block_ns, &self.options.boot_id)) {
             self.rotate()?;
         }
-        if self.journal.is_none() {
-            self.journal = Some(Journal::create(&self.folder, self.next_sequence, self.options.boot_id)?);
-            self.next_sequence += 1;
-        }
-        let Some(journal) = &mut self.journal else { return Ok(Appended::default()) };
-        let Fitted { kept, bytes, samples_dropped } = match journal.append(window) {
-            Ok((kept, bytes)) => Fitted { kept, bytes, samples_dropped: Vec::new() },
-            Err(StoreError::Window { .. }) => {
-                // With the tables of a new block it may fit.
-                if !journal.is_empty() {
-                    self.rotate()?;
-                    self.journal = Some(Journal::create(&self.folder, self.next_sequence, self.options.boot_id)?);
-                    self.next_sequence += 1;
-                }
-                let Some(journal) = &mut self.journal else { return Ok(Appended::default()) };
-                too_large::append(journal, window)?
+        let mut outcome = self.append_to_journal(window);
+        let mut samples_dropped = Vec::new();
+        if is_too_large(&outcome) {
+            let refused = |why| StoreError::Window { started_unix_ns: window.started_unix_ns, why };
+            let (fitted, dropped) = too_large::fit(window).map_err(refused)?;
+            // What was cut takes little, and has found most of it in the tables if the window before was like it.
+            if !dropped.is_empty() {
+                outcome = self.append_to_journal(&fitted);
             }
-            Err(error) => return Err(error),
-        };
+            if is_too_large(&outcome) {
+                self.rotate()?;
+                outcome = self.append_to_journal(&fitted);
+            }
+            samples_dropped = dropped;
+        }
+        let (kept, bytes) = outcome?;
         Ok(Appended {
             bytes,
             samples: kept.samples,
@@ -368,6 +366,19 @@ impl Store {
             events_dropped: kept.events_dropped,
             samples_dropped,
         })
+    }
+
+    /// Appends a window to the journal, which is begun if there is none.
+    fn append_to_journal(&mut self, window: &Window) -> Result<(Kept, u64), StoreError> {
+        let journal = match &mut self.journal {
+            Some(journal) => journal,
+            None => {
+                let journal = Journal::create(&self.folder, self.next_sequence, self.options.boot_id)?;
+                self.next_sequence += 1;
+                self.journal.insert(journal)
+            }
+        };
+        journal.append(window)
     }
 
     /// Waits until everything that was appended is on the disk.
@@ -513,6 +524,10 @@ impl Store {
             }
         }
     }
+}
+
+fn is_too_large<T>(outcome: &Result<T, StoreError>) -> bool {
+    matches!(outcome, Err(StoreError::Window { why: WindowError::TooLarge { .. }, .. }))
 }
 
 /// Whether each file goes, in the order of writing: as its own time says or, where that says nothing, once those that were

@@ -42,11 +42,16 @@ fn what_has_a_name_of_ours_and_is_no_file_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_sequence_that_cannot_be_counted_on_from_is_not_ours() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(Store::open(dir.path(), options()).unwrap());
-    fs::write(dir.path().join("blocks").join(format!("{}.block", u64::MAX)), b"").unwrap();
-    let mut store = Store::open(dir.path(), options()).unwrap();
-    store.append(&numbered(0)).unwrap();
-    assert_eq!(file_names(dir.path())[0], "0000000001.journal");
+fn nothing_is_counted_on_from_a_sequence_that_nobody_gets_to() {
+    for sequence in [u64::MAX, u64::MAX / 2, u64::MAX / 4 + 1] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path(), options()).unwrap());
+        fs::write(dir.path().join("blocks").join(format!("{sequence}.block")), b"").unwrap();
+        for number in 0..2 {
+            let mut store = Store::open(dir.path(), options()).unwrap();
+            store.append(&numbered(number)).unwrap();
+            assert_eq!(file_names(dir.path())[0], "0000000001.journal", "{sequence}");
+        }
+        assert_eq!(numbers(&Store::open(dir.path(), options()).unwrap().reader()), [0, 1], "{sequence}");
+    }
 }
