@@ -6,7 +6,10 @@
 
 use std::{
     io::{self, Write},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -82,6 +85,8 @@ pub(super) struct Workshop {
     long_answers: Arc<Semaphore>,
     waiting_kib: Arc<Semaphore>,
     table: Arc<Table>,
+    /// CPU time of work for queries that is done, in nanoseconds.
+    query_time_ns: AtomicU64,
 }
 
 /// Whose request it is, and what it may take.
@@ -117,7 +122,13 @@ impl Workshop {
             long_answers: Arc::new(Semaphore::new(LONG_ANSWERS_MAX)),
             waiting_kib: Arc::new(Semaphore::new(WAITING_KIB_MAX)),
             table,
+            query_time_ns: AtomicU64::new(0),
         })
+    }
+
+    /// CPU time of queries that are answered.
+    pub(super) fn query_time(&self) -> Duration {
+        Duration::from_nanos(self.query_time_ns.load(Ordering::Relaxed))
     }
 
     /// Nobody waits for places or memory any more: the server ends.
@@ -141,7 +152,14 @@ impl Workshop {
         let workshop = Arc::clone(self);
         let runtime = Handle::current();
         let answer_by = order.answer_by;
-        tokio::task::spawn_blocking(move || workshop.work(job, order, place, sender, &runtime));
+        tokio::task::spawn_blocking(move || {
+            let begun = thread_time();
+            Arc::clone(&workshop).work(job, order, place, sender, &runtime);
+            if kind == Kind::Query {
+                let used_ns = u64::try_from(thread_time().saturating_sub(begun).as_nanos()).unwrap_or(u64::MAX);
+                workshop.query_time_ns.fetch_add(used_ns, Ordering::Relaxed);
+            }
+        });
         match timeout_at(answer_by, receiver).await {
             Ok(Ok(start)) => Ok(answer_of(start?)),
             Ok(Err(_)) => Err(Refusal::internal("cannot answer", &"the work ended without an answer")),
@@ -200,6 +218,12 @@ impl Workshop {
         };
         out.end(written);
     }
+}
+
+/// CPU time of this thread.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 fn answer_of(start: Start) -> Answer {

@@ -71,10 +71,18 @@ impl Governing {
     }
 
     /// Judges. `runs` is how often the programs that sample ran so far, and `measured` what the kernel counted of them while it was
-    /// asked to; `latencies` the same of those that measure latencies, if there are any.
-    pub(super) fn judge(&mut self, runs: u64, measured: ProgramTime, latencies: Option<ProgramsTime>) -> Orders {
+    /// asked to; `latencies` the same of those that measure latencies, if there are any. `questions` is the CPU time of answers from the history.
+    pub(super) fn judge(
+        &mut self,
+        runs: u64,
+        measured: ProgramTime,
+        latencies: Option<ProgramsTime>,
+        questions: Duration,
+    ) -> Orders {
         let runs_before = self.bpf.runs;
-        let web = self.web.look(Instant::now());
+        self.web.look();
+        let web = self.web.total();
+        self.web.add_questions(Instant::now(), questions);
         // The server's is known less finely: the difference must not go back for that.
         self.user = self.user.max(cost::cpu_time().saturating_sub(web));
         let (user, bpf) = (self.user, self.bpf.look(Instant::now(), runs, measured, latencies));
@@ -130,6 +138,11 @@ impl Governing {
                 tracing::info!("questions to the history are answered again");
             }
         }
+    }
+
+    /// Looks at what is gone if it is looked at too rarely.
+    pub(super) fn look(&mut self) {
+        self.web.look();
     }
 
     /// What was measured at the last judgement, and what is shed, for people.

@@ -186,6 +186,7 @@ impl Agent {
                     "the thread that names and writes windows has ended; its last words are on standard error"
                 );
                 self.drain()?;
+                self.governing.look();
                 // Here and not where costs are judged: that may be much rarer than a window is long. A round ends on the disk.
                 if self.keeper.stuck().is_none() {
                     self.health.beat();
@@ -251,7 +252,7 @@ impl Agent {
 
     fn judge(&mut self, window: &mut Span) {
         let (runs, measured) = self.sampler.as_ref().map_or((0, ProgramTime::default()), Sampler::cost);
-        let orders = self.governing.judge(runs, measured, self.latencies.measured());
+        let orders = self.governing.judge(runs, measured, self.latencies.measured(), self.server.question_time());
         self.obey(&orders, window);
         self.report();
     }

@@ -1,4 +1,5 @@
-//! What the HTTP server may cost: measured apart, for no step that is shed would make it cheaper, and bounded by itself.
+//! What the HTTP server costs: measured apart, for no step that is shed would make it cheaper. Questions to the history have a bound of
+//! their own.
 
 use std::{
     collections::VecDeque,
@@ -13,33 +14,44 @@ const THREADS: &str = "obs-web";
 /// Over how long its time is averaged.
 const AVERAGED: Duration = Duration::from_secs(60);
 
-/// CPUs that it may always use on average, also where the budget is less: two people who follow a day on the page take a tenth of one.
+/// CPUs that questions may always use on average, also where the budget is less: two people who follow a day on the page take a tenth of one.
 const CPUS_MIN: f64 = 0.5;
 
 /// Most looks that are remembered; there is one a second at most.
 const LOOKS_MAX: usize = 128;
 
-/// The server's CPU time, and whether it is too much.
+/// The server's CPU time, and whether that of questions to the history is too much.
 pub(super) struct WebBudget {
     meter: ThreadsMeter,
-    average: Average,
+    total: Duration,
+    questions: Average,
 }
 
 impl WebBudget {
     pub(super) fn new() -> Self {
-        Self { meter: ThreadsMeter::new(THREADS), average: Average::default() }
+        Self { meter: ThreadsMeter::new(THREADS), total: Duration::ZERO, questions: Average::default() }
     }
 
-    /// What it has used so far.
-    pub(super) fn look(&mut self, now: Instant) -> Duration {
-        let total = self.meter.look();
-        self.average.add(now, total);
-        total
+    /// Looks at what all its threads have used so far. Those that have nothing to do end after some seconds: what they used since the last
+    /// look is not found any more.
+    pub(super) fn look(&mut self) {
+        self.total = self.meter.look();
     }
 
-    /// Whether it has used more in the last minute than so many CPUs, or than it may always use.
+    /// What it had used at the last look.
+    pub(super) fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// Takes down what questions to the history have used so far. Not what all its threads have: else whoever has no token could, with
+    /// connections alone, keep those who have one from being answered.
+    pub(super) fn add_questions(&mut self, now: Instant, total: Duration) {
+        self.questions.add(now, total);
+    }
+
+    /// Whether questions have used more in the last minute than so many CPUs, or than they may always use.
     pub(super) fn is_spent(&self, cpus_max: f64) -> bool {
-        self.average.cpus() > cpus_max.max(CPUS_MIN)
+        self.questions.cpus() > cpus_max.max(CPUS_MIN)
     }
 }
 
@@ -72,12 +84,12 @@ mod tests {
     fn after(judgements: &[(u32, f64)]) -> WebBudget {
         let mut budget = WebBudget::new();
         let (mut now, mut total) = (Instant::now(), Duration::ZERO);
-        budget.average.add(now, total);
+        budget.add_questions(now, total);
         for (count, used) in judgements {
             for _ in 0..*count {
                 now += Duration::from_secs(5);
                 total += Duration::from_secs_f64(*used);
-                budget.average.add(now, total);
+                budget.add_questions(now, total);
             }
         }
         budget

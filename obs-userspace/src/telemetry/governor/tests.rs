@@ -300,7 +300,6 @@ fn a_step_that_relapses_keeps_no_other_one_away() {
     assert_eq!(governor.shed(), [Shed::HalfFrequency]);
 }
 
-/// All sequences of ten ticks above, within and below the band, on a ladder of two steps.
 #[test]
 fn quiet_forgets_the_relapses_of_every_step() {
     let mut governor = Governor::new(policy(), &[]);
@@ -330,6 +329,7 @@ fn a_shorter_bound_holds_for_waits_that_have_grown() {
     assert_eq!((1..=2_000).find(|_| !governor.tick(&cpu(0.5)).is_empty()), Some(20));
 }
 
+/// All sequences of ten ticks above, within and below the band, on a ladder of two steps.
 #[test]
 fn every_short_history_moves_for_a_reason_only() {
     let small = Policy { shed_after_ticks: 2, recover_after_ticks: 3, holdoff_ticks_max: 6, ..policy() };

@@ -39,6 +39,10 @@ const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The stack of a thread for work: merging and encoding do not recurse.
 const WORKER_STACK_BYTES: usize = 1 << 20;
 
+/// How much later than it should the server may end, before nobody waits for it any more, and how often that is looked at.
+const END_PATIENCE: Duration = Duration::from_millis(500);
+const END_POLL: Duration = Duration::from_millis(2);
+
 /// Until when connections that are open may go on; `None` while the server is not to stop.
 type StopBy = Option<Instant>;
 
@@ -174,19 +178,33 @@ impl Server {
         self.context.stats.records()
     }
 
+    /// CPU time of questions to the history that were answered.
+    #[must_use]
+    pub fn question_time(&self) -> Duration {
+        self.context.workshop.query_time()
+    }
+
     /// Reads the certificate and the tokens again. Every request from now on is judged by the new tokens, also on connections that
     /// are open; connections from now on are encrypted with the new certificate. What cannot be used is refused, and the old one
     /// holds.
     ///
     /// Changes are made before the audit log has them, other than those that clients ask for: a token that was revoked must not
-    /// work on because a disk is full.
+    /// work on because a disk is full. Nor is the log waited for, whose disk may not answer.
     #[must_use]
     pub fn reread(&self) -> Reread {
         let outcome = self.context.guard.credentials.reread();
-        for change in &outcome.changes {
-            if let Err(error) = self.context.sources.audit.record(&change.audit_entry()) {
-                tracing::error!("a change of the {} is missing from the audit log: {error}", change.what);
+        let (audit, changes) = (Arc::clone(&self.context.sources.audit), outcome.changes.clone());
+        let record = move || {
+            for change in changes {
+                if let Err(error) = audit.record(&change.audit_entry()) {
+                    tracing::error!("a change of the {} is missing from the audit log: {error}", change.what);
+                }
             }
+        };
+        if !outcome.changes.is_empty()
+            && let Err(error) = std::thread::Builder::new().name("obs-audit".to_owned()).spawn(record)
+        {
+            tracing::error!("changes are missing from the audit log: cannot start a thread: {error}");
         }
         outcome
     }
@@ -209,11 +227,20 @@ impl Server {
         });
     }
 
-    /// [Begins to stop](Self::begin_stop), unless it has begun, and waits for its end. Returns how many connections were ended.
+    /// [Begins to stop](Self::begin_stop), unless it has begun, and waits for its end, but not for long where that does not come: a change
+    /// may wait for the disk of the audit log. Returns how many connections were ended, as far as that is known.
     #[must_use]
     pub fn stop(mut self, at_most: Duration) -> usize {
         self.begin_stop(at_most);
-        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+        let Some(thread) = self.thread.take() else { return 0 };
+        let by = std::time::Instant::now() + at_most + END_PATIENCE;
+        while !thread.is_finished() {
+            if std::time::Instant::now() >= by {
+                return 0;
+            }
+            std::thread::sleep(END_POLL);
+        }
+        thread.join().unwrap_or_default()
     }
 }
 
