@@ -96,25 +96,30 @@ pub fn issued(request: Request) {
     let made_ns: u64 = request.field(&OFFSET_REQUEST_START_TIME_NS);
     if let Some(known) = LATENCY_STARTS.get_ptr_mut(request.address()) {
         // SAFETY: the value stays valid while the program runs.
-        unsafe {
-            // Given back to the queue, and to the device again. The time at which it was made tells so too, where the kernel takes it.
-            if (*known).since_ns == 0 || (made_ns != 0 && (*known).other_ns == made_ns) {
+        let is_over = unsafe {
+            let was_given_back = (*known).since_ns == 0;
+            // Given back to the queue, and to the device again: the time at which it was made tells, where the kernel takes it.
+            if if made_ns == 0 { was_given_back } else { (*known).other_ns == made_ns } {
                 // Its time in the queue is counted already.
                 (*known).since_ns = now_ns;
                 return;
             }
+            was_given_back
+        };
+        // Another request in the same memory, of whose completion nobody told, unless it was given up in the queue.
+        if !is_over {
+            loss::count(KernelCounter::LostEnd);
         }
-        // Another request in the same memory, of whose completion nobody told.
-        loss::count(KernelCounter::LostEnd);
         // If this one is not asked for, nothing takes the other one's place.
         let _ = LATENCY_STARTS.remove(request.address());
     }
     // A flush of the device's cache has none, and is nobody's.
     let bio = request.field::<*const u8>(&OFFSET_REQUEST_BIO) as u64;
-    let Some(owner) = remembered_owner(bio) else { return };
+    let owner = remembered_owner(bio);
     if needs_owner() {
         forget_owner(bio);
     }
+    let Some(owner) = owner else { return };
     let (device, operation) = (request.device(), request.operation());
     let detail = block_detail(device, BlockPart::Device, operation);
     begin(request.address(), &LatencyStart { owner, since_ns: now_ns, other_ns: made_ns, detail });
