@@ -34,8 +34,9 @@ const PROCESSES_MAX: usize = 65_536;
 /// The name under which the CPU time of processes is added up that ended between two readings.
 const ENDED: &str = "~ended";
 
-/// Most CPU ticks by which the processes' account may be ahead of the host's: a second.
-const AHEAD_TICKS_MAX: u64 = TICKS_PER_SECOND as u64;
+/// Most CPU ticks by which the processes' account may be ahead of the host's: ten seconds. The host's is a sample, and wanders by seconds
+/// in an hour on a host of many CPUs: with less room, its way up again would be told as time of processes that never were.
+const AHEAD_TICKS_MAX: u64 = 10 * TICKS_PER_SECOND as u64;
 
 const ALL: &[&m::ResourceMetric] = &[
     m::PROCESS_COUNT,
@@ -130,8 +131,8 @@ impl Ended {
             *sum += part;
             growth -= part;
         }
-        // Where interrupts are in the exact account only, processes get ahead for good, and that would hide all that ends. A little is
-        // kept: what the host's ticks happened to miss of the processes, they happen to find later.
+        // Where interrupts are in the exact account only, processes get ahead for good, and that would hide all that ends. Some is kept:
+        // what the host's ticks happened to miss of the processes, they happen to find later.
         let mut ahead = u64::try_from(-total).unwrap_or(0).saturating_sub(AHEAD_TICKS_MAX);
         for (forgiven, open) in self.forgiven.iter_mut().zip(open) {
             let part = u64::try_from(-open).unwrap_or(0).min(ahead);
