@@ -5,6 +5,10 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -105,25 +109,25 @@ fn ends(context: &Context) -> Result<()> {
         client.send(request.as_bytes())?;
         clients.push(client);
     }
+    let answers = Arc::new(AtomicU64::new(0));
     let asking = (0..4).map(|_| {
+        let answers = Arc::clone(&answers);
         thread::spawn(move || {
             let question = request("GET", "/api/v1/profile?from=-1h&format=json", &[], b"");
-            let mut answers = 0;
             // Until nobody answers any more.
             while matches!(exchange(address, &question), Ok(Some(_))) {
-                answers += 1;
+                answers.fetch_add(1, Ordering::Relaxed);
             }
-            answers
         })
     });
-    let asking: Vec<thread::JoinHandle<u64>> = asking.collect();
-    thread::sleep(Duration::from_secs(1));
+    let asking: Vec<thread::JoinHandle<()>> = asking.collect();
+    wait_until("clients are answered", context.limit(), || Ok(answers.load(Ordering::Relaxed) > 0))?;
     let asked = Instant::now();
     running.stop(context)?;
     check_end(context, asked)?;
-    let answers: u64 = asking.into_iter().map(|thread| thread.join().unwrap_or_default()).sum();
-    println!("  {answers} answers until the end");
-    ensure!(answers > 0, "nobody was answered");
+    for client in asking {
+        ensure!(client.join().is_ok(), "a client has panicked");
+    }
     let after = running::windows(context, &state)?;
     ensure!(after > before, "the last window is missing: there are {after}, and there were {before} before the end");
     Ok(())
