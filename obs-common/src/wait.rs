@@ -140,8 +140,9 @@ pub struct UnfinishedWait {
     pub blocked_ns: u64,
     /// How long it has waited for a CPU since, in nanoseconds.
     pub queued_ns: u64,
-    /// How long it had run in its life, in nanoseconds, by the scheduler's account: as long as this does not change, its stack does not.
-    pub run_time_ns: u64,
+    /// How often it had been given a CPU in its life, by the scheduler's account: as long as this does not change, its stack does not.
+    /// [`u64::MAX`] if this kernel does not count it.
+    pub runs: u64,
     /// The thread.
     pub tid: u32,
     /// 1 if `registers` say where its user stack begins, which is still to be taken; otherwise 0.

@@ -59,6 +59,11 @@ static OFFSET_CSS_CGROUP: Global<u32> = Global::new(ABSENT);
 static OFFSET_KERNFS_NODE_ID: Global<u32> = Global::new(ABSENT);
 #[unsafe(no_mangle)]
 static OFFSET_TASK_RUN_TIME: Global<u32> = Global::new(0);
+/// [`ABSENT`] in kernels without `CONFIG_SCHED_INFO`.
+#[unsafe(no_mangle)]
+static OFFSET_TASK_RUNS: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static OFFSET_TASK_JOBCTL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_TASK_MM: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -89,6 +94,10 @@ const TASK_STOPPED: u32 = 0x4;
 const TASK_TRACED: u32 = 0x8;
 const TASK_DEAD: u32 = 0x80;
 const TASK_WAKING: u32 = 0x200;
+/// By the freezer of version 1 of cgroups, since Linux 6.1.
+const TASK_FROZEN: u32 = 0x8000;
+/// `JOBCTL_TRAP_FREEZE` of linux/sched/jobctl.h: its cgroup, of version 2, has it stop.
+const JOBCTL_TRAP_FREEZE: u64 = 1 << 23;
 /// Of `TASK_IDLE`: it is interrupted by no signal, but only because it never has one.
 const TASK_NOLOAD: u32 = 0x400;
 
@@ -142,6 +151,13 @@ impl Task {
     #[must_use]
     pub fn run_time_ns(self) -> u64 {
         self.field(&OFFSET_TASK_RUN_TIME)
+    }
+
+    /// How often it has been given a CPU in its life; [`u64::MAX`] if this kernel does not count it.
+    #[inline(always)]
+    #[must_use]
+    pub fn runs(self) -> u64 {
+        if OFFSET_TASK_RUNS.load() == ABSENT { u64::MAX } else { self.field(&OFFSET_TASK_RUNS) }
     }
 
     /// Whether it has a user stack that can be read while it runs. The kernel's own threads have none, and a thread that ends gives its
@@ -217,11 +233,13 @@ impl Task {
         self.state() & TASK_DEAD != 0
     }
 
-    /// Whether a signal or a debugger has stopped it.
+    /// Whether a signal, a debugger or its cgroup has stopped it.
     #[inline(always)]
     #[must_use]
     pub fn is_stopped(self) -> bool {
-        self.state() & (TASK_STOPPED | TASK_TRACED) != 0
+        let state = self.state();
+        state & (TASK_STOPPED | TASK_TRACED | TASK_FROZEN) != 0
+            || (state & TASK_INTERRUPTIBLE != 0 && self.field::<u64>(&OFFSET_TASK_JOBCTL) & JOBCTL_TRAP_FREEZE != 0)
     }
 
     /// Whether it runs on a CPU.

@@ -394,8 +394,6 @@ pub(crate) fn state(task: Task) -> WaitState {
         return if task.is_interruptible() { WaitState::Sleep } else { WaitState::Kernel };
     };
     match system_call {
-        // Stopped by its cgroup, on the way back from an interrupt.
-        None if task.is_interruptible() => WaitState::Sleep,
         None => WaitState::PageFault,
         Some(_) if !task.is_interruptible() => WaitState::Kernel,
         Some(number) if system_call::is_futex(number) => WaitState::Lock,

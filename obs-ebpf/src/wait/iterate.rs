@@ -92,6 +92,8 @@ pub unsafe fn unfinished(context: *const TaskIteration, task: Task) {
     let tid = task.tid();
     let Some(wait) = WAITS.get_ptr_mut(tid) else { return };
     let now_ns = now_ns();
+    // Before it is asked whether it runs: if it begins to after this, the count tells.
+    let runs = task.runs();
     if task.is_on_cpu() {
         end_unseen(task, wait, now_ns);
     }
@@ -131,7 +133,7 @@ pub unsafe fn unfinished(context: *const TaskIteration, task: Task) {
         (*record).key = key;
         (*record).blocked_ns = blocked_ns;
         (*record).queued_ns = queued_ns;
-        (*record).run_time_ns = task.run_time_ns();
+        (*record).runs = runs;
         (*record).tid = tid;
         (*record).has_registers = u32::from(has_registers);
         bpf_seq_write(TaskIteration::output(context), record.cast(), size_of::<UnfinishedWait>() as u32);

@@ -131,10 +131,10 @@ impl StackReader {
     fn read_unfinished(&mut self) {
         let first = self.unfinished.len().saturating_sub(UNFINISHED_AT_A_TIME);
         for (id, wait) in self.unfinished.split_off(first) {
-            let UnfinishedWait { key, tid, run_time_ns, registers, .. } = wait;
+            let UnfinishedWait { key, tid, runs, registers, .. } = wait;
             let registers = decode_registers(&registers);
             let memory_start = registers.sp.wrapping_sub(SNAPSHOT_BELOW_BYTES as u64);
-            let standing = Standing { pid: key.tgid, tid, ip: registers.ip, sp: registers.sp, run_time_ns };
+            let standing = Standing { pid: key.tgid, tid, ip: registers.ip, sp: registers.sp, runs };
             match standing.memory(memory_start) {
                 Some(memory) => {
                     let process = process(&key);

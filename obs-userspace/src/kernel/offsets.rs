@@ -8,9 +8,10 @@ pub(super) struct Offset {
 }
 
 /// A constant that is an offset of a field that some kernels lack: then it keeps its value, which says so.
-pub(super) const OPTIONAL_OFFSETS: [Offset; 22] = [
+pub(super) const OPTIONAL_OFFSETS: [Offset; 23] = [
     Offset { global: "OFFSET_TASK_CFS_RQ", structure: "task_struct", field: "se.cfs_rq" },
     Offset { global: "OFFSET_CFS_RQ_THROTTLE_COUNT", structure: "cfs_rq", field: "throttle_count" },
+    Offset { global: "OFFSET_TASK_RUNS", structure: "task_struct", field: "sched_info.pcount" },
     Offset { global: "OFFSET_TASK_ON_CPU", structure: "task_struct", field: "on_cpu" },
     Offset { global: "OFFSET_TASK_CGROUPS", structure: "task_struct", field: "cgroups" },
     Offset { global: "OFFSET_CSS_SET_DFL_CGRP", structure: "css_set", field: "dfl_cgrp" },
@@ -51,7 +52,7 @@ pub(super) const BITS: [BitPlace; 1] = [BitPlace {
 }];
 
 /// Every offset that any BPF program of obs knows; an object that lacks one of the names does not use it.
-pub(super) const OFFSETS: [Offset; 19] = [
+pub(super) const OFFSETS: [Offset; 20] = [
     Offset { global: "OFFSET_TASK_TGID", structure: "task_struct", field: "tgid" },
     Offset { global: "OFFSET_TASK_PID", structure: "task_struct", field: "pid" },
     Offset { global: "OFFSET_TASK_FLAGS", structure: "task_struct", field: "flags" },
@@ -64,6 +65,7 @@ pub(super) const OFFSETS: [Offset; 19] = [
     Offset { global: "OFFSET_TASK_SIGNAL", structure: "task_struct", field: "signal" },
     Offset { global: "OFFSET_SIGNAL_LIVE", structure: "signal_struct", field: "live.counter" },
     Offset { global: "OFFSET_TASK_STATE", structure: "task_struct", field: "__state" },
+    Offset { global: "OFFSET_TASK_JOBCTL", structure: "task_struct", field: "jobctl" },
     Offset { global: "OFFSET_TASK_MM", structure: "task_struct", field: "mm" },
     Offset { global: "OFFSET_TASK_FILES", structure: "task_struct", field: "files" },
     Offset { global: "OFFSET_FILES_FDT", structure: "files_struct", field: "fdt" },

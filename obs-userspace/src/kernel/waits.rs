@@ -102,7 +102,7 @@ fn unfinished(wait: FinishedWait) -> UnfinishedWait {
         reserved: 0,
         comm,
     };
-    UnfinishedWait { key, blocked_ns, queued_ns, run_time_ns: 0, tid, has_registers: 0, registers: [NO_STACK; _] }
+    UnfinishedWait { key, blocked_ns, queued_ns, runs: u64::MAX, tid, has_registers: 0, registers: [NO_STACK; _] }
 }
 
 /// Where a thread stood when it was last looked at.
@@ -116,8 +116,8 @@ pub struct Standing {
     pub ip: u64,
     /// Its stack pointer there.
     pub sp: u64,
-    /// How long it had run in its life, in nanoseconds, by the scheduler's account.
-    pub run_time_ns: u64,
+    /// How often it had been given a CPU in its life; [`u64::MAX`] if that is not known.
+    pub runs: u64,
 }
 
 impl Standing {
@@ -137,8 +137,8 @@ impl Standing {
         }
         bytes.truncate(length);
         // Behind the read: it has not gone on meanwhile. Of a thread that waits for a CPU the kernel does not tell where it stands, and not
-        // every kernel tells how long one has run.
-        let holds = self.told("schedstat").is_some_and(|text| has_run_for(&text, self.run_time_ns))
+        // every kernel counts how often one has run.
+        let holds = self.told("schedstat").is_some_and(|text| has_run_so_often(&text, self.runs))
             || self.told("syscall").is_some_and(|text| is_at(&text, self.ip, self.sp));
         holds.then(|| bytes.into())
     }
@@ -151,9 +151,9 @@ impl Standing {
     }
 }
 
-/// Whether a thread has run for so long in its life, by its file `schedstat`, which begins with that.
-fn has_run_for(text: &str, run_time_ns: u64) -> bool {
-    text.split_ascii_whitespace().next().and_then(|word| word.parse().ok()) == Some(run_time_ns)
+/// Whether a thread has been given a CPU so often in its life, by its file `schedstat`, which ends with that.
+fn has_run_so_often(text: &str, runs: u64) -> bool {
+    text.split_ascii_whitespace().nth(2).and_then(|word| word.parse().ok()) == Some(runs)
 }
 
 /// Whether a thread stands there, by its file `syscall`: a number, arguments, the stack pointer and the instruction pointer.
@@ -179,10 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_has_run_as_long_as_its_file_says() {
-        assert!(has_run_for("1048576 2000 31\n", 1_048_576));
-        assert!(!has_run_for("1048576 2000 31\n", 2_000));
-        assert!(!has_run_for("", 0));
+    fn a_thread_has_run_as_often_as_its_file_says() {
+        assert!(has_run_so_often("1048576 2000 31\n", 31));
+        assert!(!has_run_so_often("1048576 2000 31\n", 30));
+        assert!(!has_run_so_often("1048576 2000 31\n", u64::MAX));
+        assert!(!has_run_so_often("", 0));
     }
 
     #[test]
@@ -206,14 +207,14 @@ mod tests {
         })
         .next();
         let (ip, sp) = place.unwrap();
-        let elsewhere = Standing { pid, tid, ip, sp: sp + 8, run_time_ns: 0 };
+        let elsewhere = Standing { pid, tid, ip, sp: sp + 8, runs: u64::MAX };
         let memory = Standing { sp, ..elsewhere }.memory(sp - 128).unwrap();
         assert!(memory.len() > 128, "{}", memory.len());
         assert_eq!(elsewhere.memory(sp - 128), None);
         let schedstat = elsewhere.told("schedstat").unwrap();
-        let run_time_ns = schedstat.split(' ').next().unwrap().parse().unwrap();
-        assert!(Standing { run_time_ns, ..elsewhere }.memory(sp - 128).is_some(), "{schedstat}");
-        assert!(Standing { run_time_ns: run_time_ns - 1, ..elsewhere }.memory(sp - 128).is_none());
+        let runs = schedstat.trim().split(' ').nth(2).unwrap().parse().unwrap();
+        assert!(Standing { runs, ..elsewhere }.memory(sp - 128).is_some(), "{schedstat}");
+        assert!(Standing { runs: runs - 1, ..elsewhere }.memory(sp - 128).is_none());
         drop(end);
         waiting.join().unwrap();
     }
