@@ -237,6 +237,19 @@ impl Rig {
         Ok(Self { server, health, level, is_spent, is_hanging, dir, _store: store })
     }
 
+    /// What is in the audit log as soon as there is something: what a signal changed is written by a thread of its own.
+    fn audited(&self) -> String {
+        let begun = std::time::Instant::now();
+        loop {
+            let text = std::fs::read_to_string(self.audit_log()).unwrap_or_default();
+            if text.ends_with('\n') {
+                return text;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "nothing was written down");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     fn audit_log(&self) -> PathBuf {
         self.dir.path().join("audit.log")
     }
