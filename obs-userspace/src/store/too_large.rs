@@ -18,10 +18,11 @@ pub(super) fn fit(window: &Window) -> Result<(Cow<'_, Window>, Vec<SamplesDroppe
     if fills(window).is_ok() {
         return Ok((Cow::Borrowed(window), Vec::new()));
     }
-    fills(&with_samples(window, |_| 0))?;
+    // What it has besides may fill the tables by itself: then it is enough that the samples fit.
+    let has_room = !fills(&with_samples(window, |_| 0))?;
     let mut fitted = with_samples(window, |samples| samples / 2);
     let has_samples = |window: &Window| window.profiles.iter().any(|profile| !profile.samples.is_empty());
-    while has_samples(&fitted) && fills(&fitted).unwrap_or(true) {
+    while has_samples(&fitted) && fills(&fitted).map_or(true, |is_full| is_full && has_room) {
         fitted = with_samples(&fitted, |samples| samples / 2);
     }
     let dropped = dropped(window, &fitted);

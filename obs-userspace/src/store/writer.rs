@@ -208,6 +208,9 @@ impl Store {
         }
         let newest = listing.files.iter().map(|name| name.counted()).max().unwrap_or(0);
         self.next_sequence = newest.max(taken) + 1;
+        while listing.files.iter().any(|name| name.sequence == self.next_sequence) {
+            self.next_sequence += 1;
+        }
         for name in listing.files {
             match name.kind {
                 FileKind::Block => self.take_block(name),
