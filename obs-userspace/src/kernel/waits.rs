@@ -153,7 +153,8 @@ impl Standing {
 
 /// Whether a thread has been given a CPU so often in its life, by its file `schedstat`, which ends with that.
 fn has_run_so_often(text: &str, runs: u64) -> bool {
-    text.split_ascii_whitespace().nth(2).and_then(|word| word.parse().ok()) == Some(runs)
+    // Kernels that count nothing say 0.
+    runs != 0 && text.split_ascii_whitespace().nth(2).and_then(|word| word.parse().ok()) == Some(runs)
 }
 
 /// Whether a thread stands there, by its file `syscall`: a number, arguments, the stack pointer and the instruction pointer.
@@ -183,6 +184,7 @@ mod tests {
         assert!(has_run_so_often("1048576 2000 31\n", 31));
         assert!(!has_run_so_often("1048576 2000 31\n", 30));
         assert!(!has_run_so_often("1048576 2000 31\n", u64::MAX));
+        assert!(!has_run_so_often("0 0 0\n", 0));
         assert!(!has_run_so_often("", 0));
     }
 
