@@ -13,7 +13,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -24,7 +24,7 @@ use tokio::{sync::watch as signal, time::Instant};
 
 pub(in crate::web) use self::{table::Table, watch::Watch};
 use super::{
-    credentials::{Credentials, Reread},
+    credentials::{CredentialChange, Credentials, Reread},
     guard::Guard,
     options::{Sources, WebLimits, WebOptions},
     stats::Stats,
@@ -107,6 +107,8 @@ pub struct Server {
     /// Whether questions to the history are to end.
     is_stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<usize>>,
+    /// What writes the latest changes of tokens and certificate into the audit log.
+    auditing: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Server {
@@ -157,7 +159,7 @@ impl Server {
         let served = Arc::clone(&context);
         let run = move || serve(runtime, listener, served, table, stopped);
         let thread = std::thread::Builder::new().name("obs-web".to_owned()).spawn(run).map_err(WebError::Thread)?;
-        Ok(Self { address, is_encrypted, context, stop, is_stopping, thread: Some(thread) })
+        Ok(Self { address, is_encrypted, context, stop, is_stopping, thread: Some(thread), auditing: Mutex::default() })
     }
 
     /// Where it listens; with the port that the kernel chose, if it was to choose one.
@@ -193,20 +195,32 @@ impl Server {
     #[must_use]
     pub fn reread(&self) -> Reread {
         let outcome = self.context.guard.credentials.reread();
-        let (audit, changes) = (Arc::clone(&self.context.sources.audit), outcome.changes.clone());
+        if !outcome.changes.is_empty() {
+            self.write_down(&outcome.changes);
+        }
+        outcome
+    }
+
+    /// Has a thread write changes into the audit log, behind those that are being written.
+    fn write_down(&self, changes: &[CredentialChange]) {
+        let audit = Arc::clone(&self.context.sources.audit);
+        let entries: Vec<_> = changes.iter().map(|change| (change.what, change.audit_entry())).collect();
+        let mut auditing = self.auditing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = auditing.take();
         let record = move || {
-            for change in changes {
-                if let Err(error) = audit.record(&change.audit_entry()) {
-                    tracing::error!("a change of the {} is missing from the audit log: {error}", change.what);
+            let _ = before.map(JoinHandle::join);
+            for (what, entry) in entries {
+                if let Err(error) = audit.record(&entry) {
+                    tracing::error!("a change of the {what} is missing from the audit log: {error}");
                 }
             }
         };
-        if !outcome.changes.is_empty()
-            && let Err(error) = std::thread::Builder::new().name("obs-audit".to_owned()).spawn(record)
-        {
-            tracing::error!("changes are missing from the audit log: cannot start a thread: {error}");
+        match std::thread::Builder::new().name("obs-audit".to_owned()).spawn(record) {
+            Ok(thread) => *auditing = Some(thread),
+            Err(error) => {
+                tracing::error!("changes are missing from the audit log: cannot start a thread: {error}");
+            }
         }
-        outcome
     }
 
     /// Whether it still runs. It does until it is stopped, unless there is a mistake in it.
@@ -231,27 +245,41 @@ impl Server {
     /// may wait for the disk of the audit log. Returns how many connections were ended, as far as that is known.
     #[must_use]
     pub fn stop(mut self, at_most: Duration) -> usize {
-        self.begin_stop(at_most);
-        let Some(thread) = self.thread.take() else { return 0 };
-        let by = std::time::Instant::now() + at_most + END_PATIENCE;
-        while !thread.is_finished() {
-            if std::time::Instant::now() >= by {
-                return 0;
-            }
-            std::thread::sleep(END_POLL);
-        }
-        thread.join().unwrap_or_default()
+        self.end(at_most)
     }
+
+    fn end(&mut self, at_most: Duration) -> usize {
+        self.begin_stop(at_most);
+        let by = std::time::Instant::now() + at_most + END_PATIENCE;
+        let ended = self.thread.take().and_then(|thread| join_by(thread, by)).unwrap_or_default();
+        let auditing = self.auditing.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if auditing.is_some_and(|thread| join_by(thread, by).is_none()) {
+            tracing::error!(
+                "a change of the tokens or the certificate may be missing from the audit log: its disk does not answer"
+            );
+        }
+        ended
+    }
+}
+
+/// What a thread returns, if it ends by then, and not by a panic.
+fn join_by<T>(thread: JoinHandle<T>, by: std::time::Instant) -> Option<T> {
+    while !thread.is_finished() {
+        if std::time::Instant::now() >= by {
+            return None;
+        }
+        std::thread::sleep(END_POLL);
+    }
+    let ended = thread.join();
+    if ended.is_err() {
+        tracing::error!("a thread of the HTTP server ended by a panic; please report it");
+    }
+    ended.ok()
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.begin_stop(Duration::ZERO);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread of the HTTP server ended by a panic; please report it");
-        }
+        self.end(Duration::ZERO);
     }
 }
 
