@@ -21,6 +21,8 @@ mod line;
 mod queue;
 mod repeats;
 #[cfg(test)]
+pub(crate) mod sink;
+#[cfg(test)]
 mod tests;
 
 use std::{

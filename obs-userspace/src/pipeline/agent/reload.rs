@@ -74,7 +74,7 @@ fn reread_credentials(server: &Server) -> bool {
 mod tests {
     use std::{
         fs,
-        io::{self, Read as _, Write},
+        io::{Read as _, Write as _},
         net::TcpStream,
         os::unix::fs::PermissionsExt as _,
         path::{Path, PathBuf},
@@ -86,7 +86,11 @@ mod tests {
         config::agent::LogLevel,
         pipeline::agent::keeper::Shared,
         store::{Store, StoreOptions},
-        telemetry::{Level, log::Log, self_metrics::Registry},
+        telemetry::{
+            Level,
+            log::{Log, sink::Sink},
+            self_metrics::Registry,
+        },
         web::{AgentStatus, HealthBoard},
     };
 
@@ -137,7 +141,7 @@ mod tests {
             let taken = tracing::subscriber::with_default(subscriber, || {
                 read_again(&self.config, &mut read, &self.server, &self.log)
             });
-            let said = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+            let said = sink.text();
             (taken, said)
         }
 
@@ -172,20 +176,6 @@ mod tests {
 
         fn statuses(&self) -> [u16; 2] {
             [ALICE, BOB].map(|token| self.get("/api/v1/status", token).0)
-        }
-    }
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
         }
     }
 

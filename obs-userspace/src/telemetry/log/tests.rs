@@ -8,28 +8,7 @@ use std::{
 use serde_json::Value;
 use tracing::{debug, error, info, subscriber::with_default, warn};
 
-use super::*;
-
-/// What was written.
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl Sink {
-    fn lines(&self) -> Vec<String> {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use super::{sink::Sink, *};
 
 /// Runs `write` with a log of its own, and returns its lines.
 fn logged(level: Level, form: Form, write: impl FnOnce(&Log)) -> Vec<String> {
