@@ -35,8 +35,7 @@ use super::{super::window_histograms::WindowHistograms, options, progress::Progr
 /// Most windows that wait for their names. One is being named meanwhile.
 const WAITING_MAX: usize = 2;
 
-/// How long one step of naming and writing a window may take before the thread counts as stuck. Names of many large programs, found
-/// for the first time on a slow host, take tens of seconds.
+/// For how long the thread may do nothing in one step of naming and writing a window before it counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// What was measured in a window, before it has names.
